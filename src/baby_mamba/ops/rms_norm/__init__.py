@@ -1,0 +1,56 @@
+r"""Root-mean-square normalisation (Zhang and Sennrich, 2019, arXiv 1910.07467, eq. 4), after a residual sum.
+
+    r = residual + x
+    y = weight * r / sqrt(mean(r^2) + epsilon)
+
+The sum r is the residual stream; returning it with y lets a fused backend read and write it once.
+"""
+
+import torch
+from torch import Tensor
+
+from baby_mamba.errors import ShapeError
+from baby_mamba.ops.backend import choose_backend
+
+_IMPLEMENTATIONS = {
+    "parallel": "baby_mamba.ops.rms_norm.reference",
+    "reference": "baby_mamba.ops.rms_norm.reference",
+}
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    epsilon: float = 1e-5,
+    residual: Tensor | None = None,
+    residual_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Add x to the residual stream and normalise the sum over the last dimension.
+
+    Differentiable in x, weight and residual, through both results. The mean is taken in float32 or wider.
+
+    Args:
+        x: (..., d_model), floating point.
+        weight: (d_model,).
+        epsilon: added to the mean square.
+        residual: what x is added to, of x's shape; None counts as zero.
+        residual_dtype: dtype of the sum that is returned; None keeps residual's, or x's without a residual.
+        backend: "auto", "reference", "parallel", "cpu" or "triton"; see `baby_mamba.ops.backend`.
+
+    Returns:
+        (y, residual + x): y in x's dtype, the sum in `residual_dtype`, both of x's shape.
+
+    Raises:
+        ShapeError: a shape does not fit.
+        BackendUnavailableError: the backend asked for by name cannot run here.
+    """
+    if weight.shape != x.shape[-1:]:
+        raise ShapeError(f"rms_norm: weight has shape {tuple(weight.shape)}; expected {tuple(x.shape[-1:])}, as x ends")
+    if residual is not None and residual.shape != x.shape:
+        raise ShapeError(f"rms_norm: residual has shape {tuple(residual.shape)}; expected x's, {tuple(x.shape)}")
+    if residual_dtype is None:
+        residual_dtype = x.dtype if residual is None else residual.dtype
+    implementation = choose_backend("rms_norm", backend, x.device, _IMPLEMENTATIONS)
+    return implementation.rms_norm(x, weight, epsilon, residual, residual_dtype)
