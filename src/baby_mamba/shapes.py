@@ -13,6 +13,7 @@ arXiv 2312.00752), section 2 and algorithm 2.
 | `groups`   | -     | channels that share one B and one C; 1 in the published models |
 | `dt_rank`  | R     | rank of the projection that makes Delta                       |
 | `width`    | -     | taps of the causal convolution, `d_conv`                      |
+| `past`     | -     | inputs that the convolution remembers, `d_conv - 1`           |
 
 | tensor  | shape                     | meaning                                                                     |
 |---------|---------------------------|-----------------------------------------------------------------------------|
@@ -36,6 +37,6 @@ SequenceIds = Int[Tensor, "batch length"]
 AttentionMask = Bool[Tensor, "batch length"] | Int[Tensor, "batch length"]
 Hidden = Float[Tensor, "batch length d_model"]
 Channels = Float[Tensor, "batch length channels"]
-ConvState = Float[Tensor, "batch width-1 channels"]
+ConvState = Float[Tensor, "batch past channels"]
 SSMState = Inexact[Tensor, "batch channels d_state"]
 Logits = Float[Tensor, "batch length vocabulary"]

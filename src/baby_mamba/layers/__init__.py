@@ -1,1 +1,19 @@
-"""layers."""
+"""Layers, in reading order: norm, convolution, ssm, block, residual; and state, what they remember."""
+
+from baby_mamba.layers.block import MambaBlock
+from baby_mamba.layers.convolution import CausalConv1d
+from baby_mamba.layers.norm import RMSNorm
+from baby_mamba.layers.residual import ResidualBlock
+from baby_mamba.layers.ssm import SelectiveSSM
+from baby_mamba.layers.state import BlockState, MambaState, map_state
+
+__all__ = [
+    "BlockState",
+    "CausalConv1d",
+    "MambaBlock",
+    "MambaState",
+    "RMSNorm",
+    "ResidualBlock",
+    "SelectiveSSM",
+    "map_state",
+]

@@ -1,0 +1,107 @@
+"""The selective state space model: a linear recurrence whose step size, input and output depend on the input."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baby_mamba.config import MambaConfig
+from baby_mamba.ops import selective_scan
+from baby_mamba.shapes import Channels, SequenceIds, SSMState
+
+
+class SelectiveSSM(nn.Module):
+    r"""Mamba's S6 layer (arXiv 2312.00752, algorithm 2), (batch, length, d_inner) to the same shape.
+
+    From each token's own features it computes how much to forget and take in (Delta), what enters the state (B) and
+    what is read from it (C). A is learnt but the same for all tokens; it acts through exp(Delta A).
+
+        Delta_t = softplus(W_dt W_r u_t + b_dt)      (d_inner)      large: forget and take in; small: keep and ignore
+        B_t, C_t = W_B u_t, W_C u_t                  (d_state each)
+        h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t u_t
+        y_t = C_t . h_t + D u_t
+
+    Args:
+        config: d_model, expand, d_state, dt_rank and the dt_* keys are used.
+    """
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__()
+        self.d_inner, self.d_state, self.dt_rank = config.d_inner, config.d_state, config.resolved_dt_rank
+        self.backend = config.backend
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * self.d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.A_log = nn.Parameter(initial_A_log(self.d_inner, self.d_state))
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self._initialise_dt(config)
+
+    @torch.no_grad()
+    def _initialise_dt(self, config: MambaConfig) -> None:
+        """Step sizes start log-uniform in [dt_min, dt_max] (section 3.6): some channels forget fast, others slowly."""
+        bound = config.dt_scale / math.sqrt(self.dt_rank)
+        if config.dt_init == "constant":
+            nn.init.constant_(self.dt_proj.weight, bound)
+        else:
+            nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        log_min, log_max = math.log(config.dt_min), math.log(config.dt_max)
+        dt = torch.empty(self.d_inner).uniform_(log_min, log_max).exp().clamp(min=config.dt_init_floor)
+        self.dt_proj.bias.copy_(inverse_softplus(dt))
+
+    @property
+    def A(self) -> Tensor:
+        """(d_inner, d_state), negative; float32 even if the module was cast down, since A is exponentiated twice."""
+        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+
+    def selection(self, u: Channels) -> tuple[Tensor, Tensor, Tensor]:
+        """Delta before bias and softplus (batch, length, d_inner), B and C (batch, length, d_state) for each token."""
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.linear(dt, self.dt_proj.weight), B, C
+
+    def scan(
+        self,
+        u: Channels,
+        *,
+        gate: Channels | None = None,
+        state: SSMState | None = None,
+        sequence_ids: SequenceIds | None = None,
+    ) -> tuple[Channels, SSMState]:
+        """Run the recurrence.
+
+        Args:
+            u: input, (batch, length, d_inner).
+            gate: the output is multiplied by silu(gate), of u's shape.
+            state: the state before the first step, (batch, d_inner, d_state); zero if None.
+            sequence_ids: (batch, length); a change of id resets the state.
+
+        Returns:
+            (y, state): y of u's shape and dtype, the state after the last step in float32.
+        """
+        delta, B, C = self.selection(u)
+        return selective_scan(
+            u,
+            delta,
+            self.A,
+            B,
+            C,
+            self.D,
+            z=gate,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            initial_state=state,
+            sequence_ids=sequence_ids,
+            return_final_state=True,
+            backend=self.backend,
+        )
+
+    forward = scan
+
+
+def initial_A_log(channels: int, d_state: int) -> Tensor:
+    """log(1), ..., log(d_state) for every channel, (channels, d_state): A_n = -(n + 1), S4D-Real (arXiv 2206.11893)."""
+    return torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(channels, 1)
+
+
+def inverse_softplus(y: Tensor) -> Tensor:
+    """x with softplus(x) = log(1 + exp(x)) = y, for y > 0, without overflow: y + log(1 - exp(-y))."""
+    return y + torch.log(-torch.expm1(-y))

@@ -1,0 +1,26 @@
+"""Shape checks for every annotated function, and the rule that GPU tests need a GPU."""
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Annotations such as Float[Tensor, "batch length channels"] are checked at every call. Kernels are left out: numba and
+# Triton compile the plain functions.
+install_import_hook(
+    [
+        "baby_mamba.generation",
+        "baby_mamba.layers",
+        "baby_mamba.models",
+    ],
+    "beartype.beartype",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect GPU tests unless `-m` asks for them, in which case a missing GPU is a failure and not a skip."""
+    if "gpu" in (config.option.markexpr or ""):
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if item not in gpu]
