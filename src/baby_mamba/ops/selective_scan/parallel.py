@@ -8,6 +8,9 @@ map with a later one gives another affine map (Mamba, section 3.3.2; Blelloch, 1
 Composition is associative, so all prefixes can be had in a number of rounds that grows with log(length), each round one
 large tensor operation. The price is that a and b exist for every step: (batch, length, channels, d_state) numbers. So
 time is cut into chunks, the state is carried from chunk to chunk, and the backward pass recomputes a chunk's maps.
+
+Where a packed sequence starts, a = 0. Since 0 * NaN is NaN, a NaN reaches the sequences packed behind it; the reference
+and the fused backends keep it in its own.
 """
 
 import torch
@@ -56,7 +59,8 @@ def _scan_chunk(
         a = torch.where(starts[:, :, None, None], 0, a)  # forget everything before this step
     b = torch.cat([(a[:, 0] * h + b[:, 0]).unsqueeze(1), b[:, 1:]], dim=1)
     states = associative_scan(a, b)
-    return read_out(states, per_channel(C, u)), states[:, -1]
+    # A copy: a view would keep the states of the whole chunk alive for the backward.
+    return read_out(states, per_channel(C, u)), states[:, -1].clone()
 
 
 def associative_scan(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""The language model: names, initialisation, loss, and errors."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from jaxtyping import TypeCheckError
+from jaxtyping import config as jaxtyping_config
+
+from baby_mamba import Mamba, MambaConfig
+from baby_mamba.errors import ConfigError, ShapeError
+
+CONFIG = MambaConfig(vocab_size=11, d_model=8, n_layer=2, d_state=4)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Turn jaxtyping off, so that the library's own messages are seen as a user sees them."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
+def test_shapes_are_checked_under_pytest() -> None:
+    with pytest.raises(TypeCheckError):
+        Mamba(CONFIG)(torch.zeros(3, dtype=torch.long))
+
+
+def test_names_are_the_published_ones() -> None:
+    model = Mamba(CONFIG)
+    names = [name for name, _ in model.named_parameters()]
+    assert names[0] == "backbone.embeddings.weight"
+    assert "backbone.layers.1.mixer.A_log" in names
+    assert "backbone.layers.0.norm.weight" in names
+    assert names[-1] == "backbone.norm_f.weight"
+    assert model.lm_head.weight is model.backbone.embeddings.weight
+    untied = Mamba(MambaConfig(vocab_size=11, d_model=8, n_layer=1, tie_embeddings=False))
+    assert untied.num_parameters() == sum(p.numel() for p in untied.backbone.parameters()) + 11 * 8
+
+
+def test_a_new_model_is_as_unsure_as_can_be() -> None:
+    torch.manual_seed(0)
+    model = Mamba(MambaConfig(vocab_size=100, d_model=64, n_layer=4))
+    input_ids = torch.randint(0, 100, (4, 64))
+    assert abs(model(input_ids, labels=input_ids).loss.item() - math.log(100)) < 0.1
+    assert model.backbone.embeddings.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_loss_is_shifted_by_one_and_ignores_what_it_should() -> None:
+    torch.manual_seed(1)
+    model = Mamba(CONFIG)
+    ids = torch.randint(0, 11, (2, 6))
+    logits, loss, _ = model(ids, labels=ids)
+    torch.testing.assert_close(loss, F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+
+    labels = ids.clone()
+    labels[0] = -100
+    torch.testing.assert_close(model(ids, labels=labels).loss, model(ids[1:], labels=ids[1:]).loss)
+
+    packed = model(ids, labels=ids, sequence_ids=torch.tensor([[0, 0, 0, 1, 1, 1]] * 2)).loss
+    torch.testing.assert_close(packed, model(ids.view(4, 3), labels=ids.view(4, 3)).loss)
+
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), ids], dim=1)
+    mask = F.pad(torch.ones(2, 6, dtype=torch.long), (3, 0))
+    torch.testing.assert_close(model(padded, labels=padded, attention_mask=mask).loss, loss)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = Mamba(MambaConfig(vocab_size=11, d_model=8, n_layer=2, in_out_proj_bias=True))
+    ids = torch.randint(0, 11, (2, 6))
+    model(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_wrong_arguments_are_named() -> None:
+    model, ids = Mamba(CONFIG), torch.zeros(2, 5, dtype=torch.long)
+    with pytest.raises(ConfigError, match=r"model_config.vocab_size is not set"):
+        Mamba(MambaConfig())
+    with pytest.raises(ShapeError, match=r"input_ids has shape \(5,\).*unsqueeze"):
+        model(ids[0])
+    with pytest.raises(ShapeError, match=r"labels has shape \(2, 4\)"):
+        model(ids, labels=ids[:, 1:])
+    with pytest.raises(ShapeError, match=r"attention_mask has shape \(2, 4\)"):
+        model(ids, attention_mask=ids[:, 1:])
+    with pytest.raises(ShapeError, match="state is of 1 layers; expected 2"):
+        model(ids, state=model(ids).state[:1])

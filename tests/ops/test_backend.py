@@ -1,0 +1,66 @@
+"""One place chooses the backend, says so once, and never falls back quietly."""
+
+import importlib.util
+import logging
+
+import pytest
+import torch
+
+from baby_mamba.errors import BackendUnavailableError
+from baby_mamba.ops import backend, causal_conv1d, rms_norm, selective_scan
+
+ALL = dict.fromkeys(("triton", "cpu", "parallel", "reference"), "baby_mamba.ops.rms_norm.reference")
+
+
+@pytest.fixture(autouse=True)
+def _forget_choices():
+    backend._choose.cache_clear()
+    yield
+    backend._choose.cache_clear()
+
+
+def choose(requested: str, device: str, implementations: dict[str, str] = ALL):
+    return backend.choose_backend("op", requested, torch.device(device), implementations)
+
+
+@pytest.mark.parametrize(("device", "name"), [("cpu", "cpu"), ("cuda", "triton"), ("mps", "parallel")])
+def test_auto_follows_the_device_and_says_so_once(
+    device: str, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with caplog.at_level(logging.INFO, logger="baby_mamba"):
+        choose("auto", device)
+        choose("auto", device)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"op: {name} backend on {device}")
+
+
+def test_a_missing_package_is_named_with_its_remedy(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailableError, match="needs numba, which is not installed; pip install 'numba"):
+        choose("cpu", "cpu")
+    with caplog.at_level(logging.INFO, logger="baby_mamba"):
+        choose("auto", "cpu")
+    assert "op: parallel backend on cpu" in caplog.text
+    assert "pip install 'numba" in caplog.text
+
+
+def test_the_wrong_device_and_unknown_names_are_refused() -> None:
+    with pytest.raises(BackendUnavailableError, match="'triton' runs on cuda, and these tensors are on cpu"):
+        choose("triton", "cpu")
+    with pytest.raises(BackendUnavailableError, match="'fast' does not exist here; choose auto or one of triton, cpu"):
+        choose("fast", "cpu")
+    with pytest.raises(BackendUnavailableError, match="no backend runs on mps: triton runs on cuda"):
+        choose("auto", "mps", {"triton": "baby_mamba.ops.rms_norm.reference"})
+
+
+def test_every_operation_refuses_triton_on_the_cpu() -> None:
+    x = torch.zeros(1, 2, 3)
+    with pytest.raises(BackendUnavailableError):
+        selective_scan(x, x, -torch.ones(3, 2), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), backend="triton")
+    with pytest.raises(BackendUnavailableError):
+        causal_conv1d(x, torch.zeros(3, 4), backend="triton")
+    with pytest.raises(BackendUnavailableError):
+        rms_norm(x, torch.zeros(3), backend="triton")
