@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "baby_mamba"
 # Each part may import the parts before it; parts on one line are beside each other and may import each other's level.
 LEVELS = [
     {"errors"},
-    {"config", "shapes"},
+    {"config", "environment", "files", "shapes"},
     {"ops", "data"},
     {"layers"},
     {"models"},
