@@ -1,1 +1,34 @@
-"""data."""
+"""From text to batches of token ids. To read in this order:
+
+1. `corpus`: a text, and its end held out.
+2. `tokenizer`: characters, bytes or byte pairs as numbers, and back.
+3. `dataset`: the numbers on disk, and the windows of them that training and evaluation see; `prepare_datasets` does
+   all three.
+"""
+
+from baby_mamba.data.corpus import Corpus, load_corpus
+from baby_mamba.data.dataset import TokenDataset, loader, prepare_datasets
+from baby_mamba.data.tokenizer import (
+    BPETokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    TransformersTokenizer,
+    fit_tokenizer,
+    load_tokenizer,
+)
+
+__all__ = [
+    "BPETokenizer",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "Corpus",
+    "TokenDataset",
+    "Tokenizer",
+    "TransformersTokenizer",
+    "fit_tokenizer",
+    "load_corpus",
+    "load_tokenizer",
+    "loader",
+    "prepare_datasets",
+]
