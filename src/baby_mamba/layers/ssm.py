@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import repeat
 from torch import Tensor, nn
 
 from baby_mamba.config import MambaConfig
@@ -99,7 +100,7 @@ class SelectiveSSM(nn.Module):
 
 def initial_A_log(channels: int, d_state: int) -> Tensor:
     """log(1), ..., log(d_state) for every channel, (channels, d_state): A_n = -(n + 1), S4D-Real (arXiv 2206.11893)."""
-    return torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(channels, 1)
+    return repeat(torch.log(torch.arange(1, d_state + 1)), "d_state -> channels d_state", channels=channels).clone()
 
 
 def inverse_softplus(y: Tensor) -> Tensor:

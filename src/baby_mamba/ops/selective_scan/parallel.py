@@ -14,6 +14,7 @@ and the fused backends keep it in its own.
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -84,5 +85,5 @@ def associative_scan(a: Tensor, b: Tensor) -> Tensor:
     b_early, b_late = b[:, 0:even:2], b[:, 1:even:2]
     h_late = associative_scan(a_early * a_late, a_late * b_early + b_late)  # after steps 1, 3, 5, ...
     h_early = torch.cat([b[:, :1], a[:, 2::2] * h_late[:, : (length - 1) // 2] + b[:, 2::2]], dim=1)  # after 0, 2, ...
-    h = torch.stack([h_early[:, : even // 2], h_late], dim=2).flatten(1, 2)
+    h = rearrange([h_early[:, : even // 2], h_late], "parity batch half ... -> batch (half parity) ...")
     return h if even == length else torch.cat([h, h_early[:, -1:]], dim=1)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import repeat
 from torch import Tensor
 
 from baby_mamba.ops.selective_scan import computing_dtype
@@ -88,7 +89,9 @@ def prepare(
 def per_channel(M: Tensor, u: Tensor) -> Tensor:
     """Repeat each group's row for its channels: (..., groups, d_state) to (..., channels or 1, d_state)."""
     groups, channels = M.shape[-2], u.shape[-1]
-    return M if groups in (1, channels) else M.repeat_interleave(channels // groups, dim=-2)
+    if groups in (1, channels):
+        return M
+    return repeat(M, "... groups n -> ... (groups members) n", members=channels // groups)
 
 
 def read_out(h: Tensor, C: Tensor) -> Tensor:
