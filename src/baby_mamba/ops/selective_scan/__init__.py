@@ -15,10 +15,11 @@ from baby_mamba.errors import ShapeError
 from baby_mamba.ops.backend import choose_backend
 
 _REAL = {
+    "cpu": "baby_mamba.ops.selective_scan.cpu",
     "parallel": "baby_mamba.ops.selective_scan.parallel",
     "reference": "baby_mamba.ops.selective_scan.reference",
 }
-_COMPLEX = _REAL
+_COMPLEX = {name: _REAL[name] for name in ("parallel", "reference")}
 
 
 def selective_scan(

@@ -1,0 +1,113 @@
+"""Compiles and runs the loops of the `cpu` backends: one version per dtype, kept on disk, on PyTorch's number of threads.
+
+The loops are serial functions that release the interpreter's lock, and a pool of Python threads shares their work. So
+they need none of numba's threading layers: nothing to install, any number of callers at once, and a process may fork.
+
+This module imports numba; only the `cpu` backends import this module.
+"""
+
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+logger = logging.getLogger("baby_mamba")
+
+_SERIAL_WORK = 1 << 16  # below this many elements, waking the other threads takes longer than the work
+
+
+class Kernel:
+    """A loop over independent units of work, compiled by numba at its first call.
+
+    The function is called as function(first, last, *arguments) and must do the units first ... last - 1, so that the
+    result depends neither on the number of threads nor on which thread does what.
+
+    numba notices changes of the file in which the function is written, not of those that it imports: after an edit of
+    `lanes.py`, remove the `__pycache__` folders.
+    """
+
+    def __init__(self, function: Callable):
+        self._function = function
+        self._compiled: dict[Hashable, Callable] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, variant: Hashable, units: int, work: int, *arguments: np.ndarray | int | float | bool) -> None:
+        """Do all units.
+
+        Args:
+            variant: what decides the numba types of the arguments, for example their dtype.
+            units: how many units there are.
+            work: how many elements they process together.
+            arguments: passed on; arrays may have any strides.
+        """
+        compiled = self._compiled.get(variant) or self._compile(variant, arguments)
+        threads = min(torch.get_num_threads(), units) if work > _SERIAL_WORK else 1
+        if threads == 1:
+            compiled(0, units, *arguments)
+            return
+        step = -(-units // (4 * threads))  # several helpings a thread: a slow core takes fewer
+        starts = iter(range(0, units, step))
+
+        def share() -> None:
+            for first in starts:
+                compiled(first, min(first + step, units), *arguments)
+
+        others = [_pool(os.getpid(), threads - 1).submit(share) for _ in range(threads - 1)]
+        try:
+            share()
+        finally:
+            for other in others:
+                other.result()
+
+    def _compile(self, variant: Hashable, arguments: tuple) -> Callable:
+        with self._lock:
+            if variant in self._compiled:
+                return self._compiled[variant]
+            start = time.perf_counter()
+            signature = numba.void(numba.int64, numba.int64, *map(_numba_type, arguments))
+            options = {"nogil": True, "error_model": "numpy"}
+            try:
+                compiled = numba.njit([signature], cache=True, **options)(self._function)
+            except RuntimeError as error:
+                if "cannot cache" not in str(error):
+                    raise
+                logger.warning("%s; set NUMBA_CACHE_DIR to a folder that can be written", error)
+                compiled = numba.njit([signature], **options)(self._function)
+            if not compiled.stats.cache_hits:
+                name = f"{self._function.__module__}.{self._function.__name__}"
+                seconds = time.perf_counter() - start
+                logger.info("compiled %s in %.1f s, once: kept in %s", name, seconds, compiled.stats.cache_path)
+            self._compiled[variant] = compiled
+            return compiled
+
+
+def to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """The tensor's memory if it has this dtype, else a converted copy."""
+    return tensor.detach().to(dtype).numpy()
+
+
+def rows_to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """As `to_numpy`, with the numbers of the last dimension side by side: what `lanes.load` needs."""
+    tensor = tensor.detach().to(dtype)
+    return (tensor if tensor.stride(-1) == 1 else tensor.contiguous()).numpy()
+
+
+def _numba_type(argument: np.ndarray | int | float | bool) -> numba.types.Type:
+    if isinstance(argument, np.ndarray):
+        # "A": any strides. One compiled version then serves contiguous, sliced and expanded tensors.
+        return numba.types.Array(numba.from_dtype(argument.dtype), argument.ndim, "A")
+    return numba.typeof(argument)
+
+
+@functools.cache
+def _pool(process_id: int, threads: int) -> ThreadPoolExecutor:
+    """Waiting threads. The process is part of the key because threads do not survive a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="baby_mamba")
