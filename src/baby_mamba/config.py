@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import configparser
 import difflib
+import json
 import math
 import operator
 import typing
@@ -154,9 +155,11 @@ class TrainerConfig(_Section):
 
     section: ClassVar[str] = "training_config"
 
-    max_epoch: int = _key(1, "passes over the training split", at_least=1)
-    max_steps: int | None = _key(None, "stop after this many steps; empty leaves it to max_epoch", at_least=1)
-    max_minutes: float | None = _key(None, "stop after this many minutes of training", above=0)
+    max_epoch: int = _key(6, "passes over the training split", at_least=1)
+    max_steps: int | None = _key(None, "stop after this many steps, whatever max_epoch says", at_least=1)
+    max_minutes: float | None = _key(
+        None, "stop after this many minutes at the latest; the schedule then ends with them", above=0
+    )
     train_batch_size: int = _key(16, "windows per optimiser step", at_least=1)
     eval_batch_size: int = _key(32, "windows per evaluation batch", at_least=1)
     gradient_accumulation_steps: int = _key(1, "parts in which a batch is computed to save memory", at_least=1)
@@ -175,15 +178,28 @@ class TrainerConfig(_Section):
     save_every_steps: int = _key(200, "steps between checkpoints", at_least=1)
     sample_every_steps: int = _key(200, "steps between sample texts; 0 none before the end", at_least=0)
     log_every_steps: int = _key(10, "steps between lines of metrics.jsonl", at_least=1)
-    ckpt_path: str = _key("runs/default", "the run folder: checkpoints, metrics, samples, plots")
-    resume: str = _key("auto", "auto (continue the run in ckpt_path), never (start afresh), or a run folder")
+    ckpt_path: str = _key("runs/default", "the run folder: checkpoints, metrics, samples, plot")
+    resume: str = _key("auto", "auto (continue the run in ckpt_path), never (start afresh), or another run folder")
     seed: int = _key(1337, "seed of the weights and of the order of the windows", at_least=0)
-    device: str = _key("auto", "auto, cpu, cuda, cuda:1, mps, ...")
+    device: str = _key("auto", "auto (cuda if there is one, else cpu), cpu, cuda, cuda:1, mps, ...")
     precision: str = _key(
         "auto", "auto is bfloat16 autocast on GPUs and float32 elsewhere", choices=("auto", "float32", "bfloat16")
     )
     num_threads: int = _key(0, "threads of PyTorch on the CPU; 0 leaves its own choice", at_least=0)
     tensorboard: bool = _key(False, "write TensorBoard events into the run folder")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_learning_rate > self.learning_rate:
+            raise ConfigError(
+                f"training_config.min_learning_rate = {self.min_learning_rate:g} is above "
+                f"training_config.learning_rate = {self.learning_rate:g}; it is where the schedule ends, so lower it"
+            )
+        if self.gradient_accumulation_steps > self.train_batch_size:
+            raise ConfigError(
+                f"training_config.gradient_accumulation_steps = {self.gradient_accumulation_steps} is above "
+                f"training_config.train_batch_size = {self.train_batch_size}, which it divides into parts; lower it"
+            )
 
 
 @dataclass(frozen=True)
@@ -198,7 +214,7 @@ class GenerationConfig(_Section):
 
     num_generated_tokens: int = _key(300, "tokens in a sample", at_least=1)
     generated_text_path: str = _key("", "file to which samples are appended; empty is samples.txt in the run folder")
-    prompt: str = _key("The ", "text that a sample continues; \\n is a line break")
+    prompt: str = _key("The ", "text that a sample continues; within double quotes, \\n is a line break")
     temperature: float = _key(0.8, "divides the logits; 0 takes the likeliest token", at_least=0)
     top_k: int = _key(0, "sample among the k likeliest tokens; 0 is all", at_least=0)
     top_p: float = _key(0.95, "sample among the likeliest tokens that hold this probability", above=0, at_most=1)
@@ -309,7 +325,7 @@ def _known_key(section: str, key: str) -> None:
 
 
 def _nearest(name: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"valid names are {', '.join(valid)}"
 
 
@@ -326,7 +342,7 @@ def _parse(section: str, cls: type, key: str, text: str) -> Any:
         return None
     if text in f.metadata["words"]:
         return text
-    readers = {bool: _read_bool, int: _read_int, float: float, str: _unescape}
+    readers = {bool: _read_bool, int: _read_int, float: float, str: _read_str}
     try:
         return readers[types[0]](text)
     except ValueError:
@@ -349,8 +365,9 @@ def _read_int(text: str) -> int:
         raise
 
 
-def _unescape(text: str) -> str:
-    return text.replace("\\n", "\n").replace("\\t", "\t")
+def _read_str(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] == '"'
+    return json.loads(text) if quoted else text
 
 
 def _to_text(value: Any) -> str:
@@ -358,7 +375,10 @@ def _to_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value).replace("\n", "\\n").replace("\t", "\\t")
+    text = str(value)
+    if text == text.strip() and text.isprintable() and not any(mark in text for mark in '#;"'):
+        return text
+    return json.dumps(text, ensure_ascii=False).replace("#", "\\u0023").replace(";", "\\u003b")
 
 
 def _check_type(section: str, f: Any, types: tuple[type, ...], value: Any) -> None:

@@ -1,0 +1,298 @@
+"""The command line: train, generate, evaluate, keys. It reads arguments and puts the parts together."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from baby_mamba.config import RunConfig, describe_keys, load_config
+from baby_mamba.errors import BabyMambaError, CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from baby_mamba.data import Tokenizer
+    from baby_mamba.models import Mamba
+
+logger = logging.getLogger("baby_mamba")
+
+_DESCRIPTION = """\
+Train a Mamba on a text, let it write, and measure it.
+
+  %(prog)s                                         train the default job: a few minutes on a laptop
+  %(prog)s -c config.ini                           train as the file says
+  %(prog)s -c config.ini --set dataset.dataset_path=novel.txt --set training_config.ckpt_path=runs/novel
+  %(prog)s generate --run runs/novel --prompt "It was"
+  %(prog)s evaluate --run runs/novel --file other.txt
+  %(prog)s keys > my.ini                           every key of a configuration with its default and meaning
+
+A run that was stopped goes on when the same command is given again. A config file is looked up in the current folder
+and then in configs/; without -c it is config.ini, or else the defaults."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 2 after an error that is explained, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if not arguments or arguments[0] not in (*_COMMANDS, "-h", "--help", "--version"):
+        arguments.insert(0, "train")
+    args = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a model may write characters that the terminal cannot show
+    try:
+        return _COMMANDS[args.command](args)
+    except BabyMambaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as in `baby-mamba generate | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from baby_mamba import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="main.py" if Path(sys.argv[0]).name == "main.py" else "baby-mamba",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    configured = argparse.ArgumentParser(add_help=False)
+    configured.add_argument("-c", "--config", metavar="FILE", help="an .ini file, here or in configs/")
+    configured.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a key; may be repeated (the command keys lists them)",
+    )
+    trained = argparse.ArgumentParser(add_help=False)
+    trained.add_argument(
+        "--run",
+        metavar="FOLDER",
+        help="a run folder or a checkpoint folder; otherwise training_config.ckpt_path says it. "
+        "Without -c, its own config.ini is used",
+    )
+    trained.add_argument(
+        "--checkpoint", choices=("best", "last"), default="best", help="which one of the run (default: best)"
+    )
+
+    commands.add_parser("train", parents=[configured], help="train a model (the default command)")
+    generate = commands.add_parser("generate", parents=[configured, trained], help="write text")
+    prompt = generate.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", help="text to go on from; otherwise generation_config.prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read it from a file")
+    evaluate = commands.add_parser("evaluate", parents=[configured, trained], help="measure the held-out loss")
+    evaluate.add_argument("--file", metavar="FILE", help="measure the loss on all of this text instead")
+    commands.add_parser("keys", help="print an .ini file of all keys with their defaults and meaning")
+    return parser
+
+
+# Commands
+
+
+def _train(args: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+
+    from baby_mamba.data import prepare_datasets
+    from baby_mamba.models import Mamba
+    from baby_mamba.training import ConsoleReporter, Trainer
+    from baby_mamba.training.checkpoint import saved_tokenizer
+    from baby_mamba.training.device import choose_device
+    from baby_mamba.training.run_folder import METRICS, PLOT, TOKENS, check_run_folder, resumed_folder
+    from baby_mamba.visualize import plot_loss
+
+    config = load_config(_config_path(args.config), args.overrides)
+    training = config.training_config
+    if not training.ckpt_path:
+        raise ConfigError("training_config.ckpt_path is empty; expected a folder to write the run into")
+    choose_device(training.device)  # all that can be refused without the text is refused before it is read
+    check_run_folder(training, config)
+    console = Console(highlight=False)
+    _log_to(console)
+
+    folder, source = Path(training.ckpt_path), resumed_folder(training)
+    tokenizer, train_set, eval_set, corpus = prepare_datasets(
+        config.dataset,
+        config.model_config.block_size,
+        folder / TOKENS,
+        tokenizer=saved_tokenizer(source) if source else None,
+    )
+    torch.manual_seed(training.seed)
+    trainer = Trainer(
+        Mamba(replace(config.model_config, vocab_size=_vocab_size(config, tokenizer))),
+        train_set,
+        eval_set,
+        training,
+        tokenizer=tokenizer,
+        run_config=config,
+        characters_per_token=len(corpus.validation) / eval_set.n_tokens,
+        reporter=ConsoleReporter(console),
+    )
+    result = trainer.train()
+    plot_loss(folder / METRICS, folder / PLOT)
+    return 130 if result.interrupted else 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from baby_mamba.training.sampling import append_text, stream_text
+
+    _log_to(Console(stderr=True, highlight=False))
+    config, _, model, tokenizer = _load_run(args)
+    generation = config.generation_config
+    if args.prompt is not None:
+        generation = replace(generation, prompt=args.prompt)
+    if args.prompt_file is not None:
+        generation = replace(generation, prompt=_read_text(args.prompt_file))
+    text = generation.prompt
+    print(text, end="", flush=True)
+    for piece in stream_text(model, tokenizer, generation):
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    if generation.generated_text_path:
+        append_text(generation.generated_text_path, text + "\n\n")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from baby_mamba.data import TokenDataset, load_corpus
+    from baby_mamba.training import evaluate
+
+    console = Console(highlight=False)
+    _log_to(Console(stderr=True, highlight=False))
+    config, checkpoint, model, tokenizer = _load_run(args)
+    if args.file is None:
+        name, text = f"held-out part of {config.dataset.dataset_path}", load_corpus(config.dataset).validation
+    else:
+        name, text = args.file, _read_text(args.file)
+    tokens = tokenizer.encode(text)
+    unknown = sum(tokenizer.unknown_characters(text).values())
+    if unknown:
+        logger.warning("%d of %d characters are unknown to the tokenizer, which reads them as one", unknown, len(text))
+    result = evaluate(
+        model,
+        TokenDataset.from_array(tokens, config.model_config.block_size),
+        config.training_config.eval_batch_size,
+        characters_per_token=len(text) / max(1, len(tokens)),
+    )
+    table = Table(show_header=False)
+    table.add_row("checkpoint", str(checkpoint))
+    table.add_row("text", name)
+    table.add_row("size", f"{len(text):,} characters, {result.n_tokens:,} scored tokens")
+    table.add_row("loss", f"{result.loss:.4f} nats per token")
+    table.add_row("", f"{result.bits_per_character:.4f} bits per character")
+    table.add_row("perplexity", f"{result.perplexity:.3f}")
+    console.print(table)
+    return 0
+
+
+def _keys(args: argparse.Namespace) -> int:
+    section = None
+    for name, default, allowed, help in describe_keys():
+        if name.split(".")[0] != section:
+            print("" if section is None else "\n", end="")
+            section = name.split(".")[0]
+            print(f"[{section}]")
+        print(f"# {help}: {allowed}")
+        print(f"{name.split('.')[1]} = {default}".rstrip())
+    return 0
+
+
+_COMMANDS = {"train": _train, "generate": _generate, "evaluate": _evaluate, "keys": _keys}
+
+
+# Small parts
+
+
+def _config_path(name: str | None) -> Path | None:
+    """The config file that is meant; without a name config.ini if there is one, and else None, for the defaults."""
+    wanted = Path(name or "config.ini")
+    checkout = Path(__file__).parents[2]
+    candidates = [wanted, "configs" / wanted, checkout / "configs" / wanted]
+    found = next((path for path in candidates if path.is_file()), None)
+    return found or (wanted if name else None)
+
+
+def _load_run(args: argparse.Namespace) -> tuple[RunConfig, Path, Mamba, Tokenizer]:
+    """The configuration, checkpoint folder, model and tokenizer that `generate` and `evaluate` are to use."""
+    from baby_mamba.training.checkpoint import find_checkpoint, load_model
+    from baby_mamba.training.device import choose_device
+    from baby_mamba.training.run_folder import CONFIG
+
+    config = None
+    if args.run is None or args.config is not None:
+        config = load_config(_config_path(args.config), args.overrides)
+    checkpoint = find_checkpoint(args.run or config.training_config.ckpt_path, args.checkpoint)
+    if args.config is None:
+        own = checkpoint.parents[1] / CONFIG
+        if not own.is_file():
+            raise CheckpointError(f"{own} does not exist; give the configuration of the run with -c FILE")
+        config = load_config(own, args.overrides)
+    device = choose_device(config.training_config.device)
+    model, tokenizer = load_model(checkpoint, device=device, backend=config.model_config.backend)
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{checkpoint} was saved without a tokenizer, so no text can be read or written; train again with "
+            "Trainer(..., tokenizer=tokenizer)"
+        )
+    return config, checkpoint, model, tokenizer
+
+
+def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
+    asked = config.model_config.vocab_size
+    if asked is not None and asked < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model_config.vocab_size = {asked}, and the tokenizer has {tokenizer.vocab_size} tokens; leave it empty "
+            "to take the tokenizer's, or give at least that"
+        )
+    return asked or tokenizer.vocab_size
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check the path") from None
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints what the package logs, such as which backend it uses, above the progress bar if there is one."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(self.format(record), style="dim", markup=False, soft_wrap=True)
+
+
+def _log_to(console: Console) -> None:
+    logger.handlers = [_ConsoleHandler(console)]
+    logger.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

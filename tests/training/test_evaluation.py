@@ -1,0 +1,51 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from baby_mamba.config import MambaConfig
+from baby_mamba.data import TokenDataset
+from baby_mamba.models import Mamba
+from baby_mamba.training import Evaluation, evaluate
+
+
+def build() -> Mamba:
+    torch.manual_seed(0)
+    return Mamba(MambaConfig(vocab_size=5, n_layer=1, d_model=8, d_state=4, initializer_range=0.5, backend="reference"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_every_token_counts_the_same(batch_size: int) -> None:
+    """The mean over tokens, not over batches: the last window is shorter than the others, and its batch smaller."""
+    model, tokens = build(), np.random.default_rng(0).integers(0, 5, 61)
+    result = evaluate(model, TokenDataset.from_array(tokens, 8), batch_size)
+    losses = []
+    for start in range(0, 60, 7):
+        window = torch.from_numpy(tokens[start : start + 8])[None]
+        losses += F.cross_entropy(model(window).logits[0, :-1], window[0, 1:], reduction="none").tolist()
+    assert len(losses) == result.n_tokens == 60
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
+
+
+def test_bits_per_character() -> None:
+    dataset = TokenDataset.from_array(np.arange(20) % 5, 8)
+    result = evaluate(build(), dataset, 4, characters_per_token=2.5)
+    assert result.bits_per_character == pytest.approx(result.loss / math.log(2) / 2.5)
+    assert evaluate(build(), dataset, 4).bits_per_character is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_leaves_no_trace(training: bool) -> None:
+    model = build().train(training)
+    modes = []
+    model.register_forward_hook(lambda module, args, out: modes.append((module.training, out.loss.requires_grad)))
+    evaluate(model, TokenDataset.from_array(np.arange(20) % 5, 8), 4)
+    assert set(modes) == {(False, False)}
+    assert model.training == training
+
+
+def test_perplexity_of_a_hopeless_model() -> None:
+    assert math.isfinite(Evaluation(1e4, 1, None).perplexity)
