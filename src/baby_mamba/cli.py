@@ -9,16 +9,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from baby_mamba import __version__
 from baby_mamba.config import RunConfig, describe_keys, load_config
+from baby_mamba.data import TokenDataset, Tokenizer, load_corpus, prepare_datasets
 from baby_mamba.errors import BabyMambaError, CheckpointError, ConfigError, DataError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from baby_mamba.data import Tokenizer
-    from baby_mamba.models import Mamba
+from baby_mamba.models import Mamba
+from baby_mamba.training import ConsoleReporter, Trainer, evaluate, load_model
+from baby_mamba.training.checkpoint import find_checkpoint, saved_tokenizer
+from baby_mamba.training.device import choose_device
+from baby_mamba.training.run_folder import CONFIG, METRICS, PLOT, TOKENS, check_run_folder, resumed_folder
+from baby_mamba.training.sampling import append_text, stream_text
+from baby_mamba.visualize import plot_loss
 
 logger = logging.getLogger("baby_mamba")
 
@@ -60,8 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from baby_mamba import __version__
-
     parser = argparse.ArgumentParser(
         prog="main.py" if Path(sys.argv[0]).name == "main.py" else "baby-mamba",
         description=_DESCRIPTION,
@@ -106,17 +110,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> int:
-    import torch
-    from rich.console import Console
-
-    from baby_mamba.data import prepare_datasets
-    from baby_mamba.models import Mamba
-    from baby_mamba.training import ConsoleReporter, Trainer
-    from baby_mamba.training.checkpoint import saved_tokenizer
-    from baby_mamba.training.device import choose_device
-    from baby_mamba.training.run_folder import METRICS, PLOT, TOKENS, check_run_folder, resumed_folder
-    from baby_mamba.visualize import plot_loss
-
     config = load_config(_config_path(args.config), args.overrides)
     training = config.training_config
     if not training.ckpt_path:
@@ -150,10 +143,6 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from baby_mamba.training.sampling import append_text, stream_text
-
     _log_to(Console(stderr=True, highlight=False))
     config, _, model, tokenizer = _load_run(args)
     generation = config.generation_config
@@ -173,12 +162,6 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from baby_mamba.data import TokenDataset, load_corpus
-    from baby_mamba.training import evaluate
-
     console = Console(highlight=False)
     _log_to(Console(stderr=True, highlight=False))
     config, checkpoint, model, tokenizer = _load_run(args)
@@ -236,10 +219,6 @@ def _config_path(name: str | None) -> Path | None:
 
 def _load_run(args: argparse.Namespace) -> tuple[RunConfig, Path, Mamba, Tokenizer]:
     """The configuration, checkpoint folder, model and tokenizer that `generate` and `evaluate` are to use."""
-    from baby_mamba.training.checkpoint import find_checkpoint, load_model
-    from baby_mamba.training.device import choose_device
-    from baby_mamba.training.run_folder import CONFIG
-
     config = None
     if args.run is None or args.config is not None:
         config = load_config(_config_path(args.config), args.overrides)

@@ -21,7 +21,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -29,12 +29,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from baby_mamba.config import MambaConfig
+from baby_mamba.data import Tokenizer, load_tokenizer
 from baby_mamba.errors import CheckpointError, ConfigError
 from baby_mamba.models import Mamba
 from baby_mamba.training.files import force_to_disk
-
-if TYPE_CHECKING:
-    from baby_mamba.data import Tokenizer
 
 _FORMAT = {"format": "baby_mamba checkpoint", "format_version": 1}
 _STORE, _UNFINISHED = "checkpoint", "unfinished"
@@ -170,8 +168,6 @@ def saved_tokenizer(folder: str | Path) -> Tokenizer | None:
     Raises:
         CheckpointError: there is no checkpoint, or the tokenizer is damaged.
     """
-    from baby_mamba.data import load_tokenizer
-
     path = find_checkpoint(folder) / _TOKENIZER
     return load_tokenizer(path) if path.exists() else None
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from baby_mamba.data import TokenDataset
 from baby_mamba.models import Mamba
-
-if TYPE_CHECKING:
-    from baby_mamba.data import TokenDataset
 
 
 class Evaluation(NamedTuple):

@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
 
 from baby_mamba.training.evaluation import Evaluation
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 _SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
 
@@ -81,10 +83,6 @@ class ConsoleReporter(Reporter):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
         self.console = console or Console(highlight=False)
         self._bar = Bar(
             TextColumn("step {task.fields[step]}/{task.fields[total_steps]}"),
@@ -136,9 +134,6 @@ class ConsoleReporter(Reporter):
 
     def sample(self, step: int, text: str) -> None:
         """Print the text in a frame."""
-        from rich.panel import Panel
-        from rich.text import Text
-
         self.console.print(Panel(Text(text), title=f"sample at step {step}", title_align="left", border_style="dim"))
 
     def finish(self, result: TrainingResult) -> None:
@@ -166,8 +161,6 @@ def loss_in_words(evaluation: Evaluation) -> str:
 
 def result_table(result: TrainingResult) -> Table:
     """The table that ends a training."""
-    from rich.table import Table
-
     rows = [
         ("parameters", f"{result.n_parameters:,}"),
         ("steps", f"{result.step:,}"),

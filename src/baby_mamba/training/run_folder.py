@@ -24,16 +24,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from baby_mamba.config import SECTIONS, RunConfig, TrainerConfig, load_config
+from baby_mamba.data import Tokenizer
 from baby_mamba.environment import describe_environment
 from baby_mamba.errors import CheckpointError, ConfigError
 from baby_mamba.training.checkpoint import has_checkpoint
 from baby_mamba.training.files import replace_text
-
-if TYPE_CHECKING:
-    from baby_mamba.data import Tokenizer
 
 CONFIG, MANIFEST, METRICS, SAMPLES, PLOT = "config.ini", "manifest.json", "metrics.jsonl", "samples.txt", "loss.png"
 _FILES = (CONFIG, MANIFEST, METRICS, SAMPLES, PLOT)
@@ -137,8 +137,6 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: another process holds it.
     """
-    from filelock import FileLock, Timeout
-
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / _LOCK)

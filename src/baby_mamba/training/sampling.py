@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from baby_mamba.config import GenerationConfig
+from baby_mamba.data import Tokenizer
 from baby_mamba.errors import CheckpointError, ConfigError
 from baby_mamba.generation import stream
 from baby_mamba.models import Mamba
-
-if TYPE_CHECKING:
-    from baby_mamba.data import Tokenizer
 
 logger = logging.getLogger("baby_mamba")
 

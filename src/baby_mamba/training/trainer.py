@@ -15,12 +15,12 @@ from collections import deque
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from baby_mamba.config import GenerationConfig, RunConfig, TrainerConfig
+from baby_mamba.data import TokenDataset, Tokenizer, loader
 from baby_mamba.errors import CheckpointError, TrainingError
 from baby_mamba.models import Mamba
 from baby_mamba.training import run_folder
@@ -33,9 +33,6 @@ from baby_mamba.training.optimizer import build_optimizer
 from baby_mamba.training.report import ConsoleReporter, Progress, Reporter, TrainingResult
 from baby_mamba.training.sampling import append_text, sample_text
 from baby_mamba.training.schedule import learning_rate
-
-if TYPE_CHECKING:
-    from baby_mamba.data import TokenDataset, Tokenizer
 
 
 class Trainer:
@@ -139,8 +136,6 @@ class Trainer:
     # The loop
 
     def _run(self, metrics: MetricsLog, stop_requested: list[int]) -> None:
-        from baby_mamba.data import loader
-
         config, state = self.config, self.state
         if self._reason_to_stop():
             self.reporter.message(
