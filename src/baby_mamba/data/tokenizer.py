@@ -28,6 +28,7 @@ import numpy as np
 import tokenizers
 from jaxtyping import Int64, Integer
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 
 from baby_mamba.config import DatasetConfig
 from baby_mamba.errors import CheckpointError, DataError
@@ -63,13 +64,13 @@ class Tokenizer(ABC):
             ) from None
         return self._encode(text)
 
-    def decode(self, ids: Sequence[int] | Integer[np.ndarray, " tokens"]) -> str:
-        """The text of token ids; ids that make no whole character give U+FFFD.
+    def decode(self, ids: Sequence[int] | Integer[np.ndarray, " tokens"] | Integer[Tensor, " tokens"]) -> str:
+        """The text of token ids, on any device; ids that make no whole character give U+FFFD.
 
         Raises:
             DataError: an id is not in [0, vocab_size).
         """
-        ids = np.asarray(ids, dtype=np.int64)
+        ids = np.asarray(ids.tolist() if isinstance(ids, Tensor) else ids, dtype=np.int64)
         if ids.size and not (ids.min() >= 0 and ids.max() < self.vocab_size):
             wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
             raise DataError(
