@@ -197,7 +197,7 @@ def test_override_of_another_form(override: str) -> None:
         ("[training_config]\nmin_learning_rate = 1", ["min_learning_rate = 1 is above training_config.learning_rate"]),
         (
             "[training_config]\ngradient_accumulation_steps = 17",
-            ["= 17 is above training_config.train_batch_size = 16"],
+            ["= 17 is above training_config.train_batch_size = 8"],
         ),
         ("[dataset]\nvalidation_fraction = 1.0", ["dataset.validation_fraction = 1.0", "above 0 and below 1"]),
         ("[generation_config]\ntop_p = 0", ["generation_config.top_p = 0.0", "above 0 and of at most 1"]),

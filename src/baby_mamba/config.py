@@ -160,11 +160,11 @@ class TrainerConfig(_Section):
     max_minutes: float | None = _key(
         None, "stop after this many minutes at the latest; the schedule then ends with them", above=0
     )
-    train_batch_size: int = _key(16, "windows per optimiser step", at_least=1)
+    train_batch_size: int = _key(8, "windows per optimiser step", at_least=1)
     eval_batch_size: int = _key(32, "windows per evaluation batch", at_least=1)
     gradient_accumulation_steps: int = _key(1, "parts in which a batch is computed to save memory", at_least=1)
     num_workers: int = _key(0, "processes that prepare batches; 0 prepares them in the main process", at_least=0)
-    learning_rate: float = _key(2e-3, "peak learning rate of AdamW", above=0)
+    learning_rate: float = _key(4e-3, "peak learning rate of AdamW", above=0)
     min_learning_rate: float = _key(0.0, "learning rate at the end of the schedule", at_least=0)
     schedule: str = _key("cosine", "learning rate after the warm-up", choices=("cosine", "wsd", "constant"))
     warmup_steps: int = _key(50, "steps of linear warm-up", at_least=0)
@@ -215,7 +215,7 @@ class GenerationConfig(_Section):
     num_generated_tokens: int = _key(300, "tokens in a sample", at_least=1)
     generated_text_path: str = _key("", "file to which samples are appended; empty is samples.txt in the run folder")
     prompt: str = _key("The ", "text that a sample continues; within double quotes, \\n is a line break")
-    temperature: float = _key(0.8, "divides the logits; 0 takes the likeliest token", at_least=0)
+    temperature: float = _key(0.7, "divides the logits; 0 takes the likeliest token", at_least=0)
     top_k: int = _key(0, "sample among the k likeliest tokens; 0 is all", at_least=0)
     top_p: float = _key(0.95, "sample among the likeliest tokens that hold this probability", above=0, at_most=1)
     sampling_seed: int = _key(1, "seed of the sampling", at_least=0)

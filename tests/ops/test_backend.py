@@ -31,8 +31,7 @@ def test_auto_follows_the_device_and_says_so_once(
     with caplog.at_level(logging.INFO, logger="baby_mamba"):
         choose("auto", device)
         choose("auto", device)
-    assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"op: {name} backend on {device}")
+    assert caplog.messages == [f"op: {name} backend on {device}"]
 
 
 def test_a_missing_package_is_named_with_its_remedy(

@@ -58,20 +58,27 @@ def _choose(op: str, requested: str, device: str, implementations: tuple[tuple[s
         if obstacle:
             raise BackendUnavailableError(f"{op}: backend {requested!r} {obstacle}")
         return importlib.import_module(modules[requested])
-    skipped = []
+    obstacles = {name: _obstacle(name, device) for name in modules}
     for name, module in modules.items():
-        obstacle = _obstacle(name, device)
-        if not obstacle:
-            logger.info("%s: %s backend on %s%s", op, name, device, f" ({'; '.join(skipped)})" if skipped else "")
+        if not obstacles[name]:
+            logger.info("%s: %s backend on %s", op, name, device)
             return importlib.import_module(module)
-        skipped.append(f"{name} {obstacle}")
-    raise BackendUnavailableError(f"{op}: no backend runs on {device}: {'; '.join(skipped)}")
+        if _made_for(name, device):  # the fast one for this device is missing: say so
+            logger.warning("%s: backend %s %s", op, name, obstacles[name])
+    raise BackendUnavailableError(
+        f"{op}: no backend runs on {device}: {'; '.join(f'{name} {obstacle}' for name, obstacle in obstacles.items())}"
+    )
+
+
+def _made_for(name: str, device: str) -> bool:
+    devices, _, _ = _NEEDS[name]
+    return devices is None or device in devices
 
 
 def _obstacle(name: str, device: str) -> str:
     """Why a backend cannot run on a device, with the remedy; empty if it can."""
     devices, package, remedy = _NEEDS[name]
-    if devices is not None and device not in devices:
+    if not _made_for(name, device):
         return f"runs on {' and '.join(devices)}, and these tensors are on {device}; move them or use backend='auto'"
     if package is not None and importlib.util.find_spec(package) is None:
         return f"needs {package}, which is not installed; {remedy}"
