@@ -79,7 +79,7 @@ def main() -> None:
     rows = {}
     with TemporaryDirectory() as folder:
         prepared = prepare_datasets(run.dataset, run.model_config.block_size, folder)
-        tokenizer, train_set, eval_set, corpus = prepared
+        tokenizer, train_set, eval_set, _ = prepared
         seconds = arguments.seconds
         if seconds is None:
             short = [TokenDataset(data.path, 64) for data in (train_set, eval_set)]
