@@ -56,13 +56,13 @@ class MambaBlock(SelectiveSSM):
             ShapeError: the state, mask or ids do not fit x.
         """
         conv_state, ssm_state = state if state is not None else (None, None)
-        mask = None if attention_mask is None else attention_mask.unsqueeze(-1).to(x.dtype)
+        padding = None if attention_mask is None else (attention_mask == 0).unsqueeze(-1)
 
         u, gate = self.in_proj(x).chunk(2, dim=-1)  # each (batch, length, d_inner)
-        if mask is not None:
-            u = u * mask
+        if padding is not None:
+            u = u.masked_fill(padding, 0)
         u, conv_state = self.conv1d(u, conv_state, sequence_ids=sequence_ids)
-        if mask is not None:
-            u = u * mask
+        if padding is not None:
+            u = u.masked_fill(padding, 0)
         y, ssm_state = self.scan(u, gate=gate, state=ssm_state, sequence_ids=sequence_ids)
         return self.out_proj(y), BlockState(conv_state, ssm_state)
