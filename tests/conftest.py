@@ -1,15 +1,30 @@
 """Shape checks for every annotated function, and the rule that GPU tests need a GPU."""
 
+import os
+
 import pytest
+import torch
 from jaxtyping import install_import_hook
+
+# Triton decides when it is imported whether it compiles kernels; without a GPU it interprets them.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Annotations such as Float[Tensor, "batch length channels"] are checked at every call. Kernels are left out: numba and
 # Triton compile the plain functions.
 install_import_hook(
     [
+        "baby_mamba.data",
+        "baby_mamba.environment",
         "baby_mamba.generation",
         "baby_mamba.layers",
         "baby_mamba.models",
+        "baby_mamba.ops.causal_conv1d.reference",
+        "baby_mamba.ops.rms_norm.reference",
+        "baby_mamba.ops.selective_scan.parallel",
+        "baby_mamba.ops.selective_scan.reference",
+        "baby_mamba.training",
+        "baby_mamba.visualize",
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # 0 is a float, too
 )

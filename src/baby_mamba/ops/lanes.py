@@ -2,9 +2,9 @@
 
 A `Lanes` value holds the same quantity for `LANES` neighbouring channels and lives in vector registers: LLVM maps it to
 one register with AVX-512, to two with AVX2, to four with SSE or NEON. Inside a numba function `a * h + b` works on all
-lanes at once, numbers are broadcast, and `as_lanes(array)[t]` reads and writes whole vectors. The instructions carry
-the `contract` flag alone: a product and a sum may become one fused multiply-add, and NaN and infinity keep their
-meaning. Lanes never mix, except in `lane_sum`.
+lanes at once, numbers are broadcast, and an array of Lanes, made by `empty_lanes`, reads and writes whole vectors. The
+instructions carry the `contract` flag alone: a product and a sum may become one fused multiply-add, and NaN and
+infinity keep their meaning. Lanes never mix, except in `lane_sum`.
 
 Functions: `exp2`, `exp`, `sigmoid`, `softplus`, without branches. Against float64, in units in the last place
 (`tests/ops/test_cpu_lanes.py` measures them): exp2 and exp are within 1.5 in float32 and 2 in float64, over the whole
@@ -25,6 +25,7 @@ from numba.extending import intrinsic, lower_builtin, models, overload, register
 from numba.np.arrayobj import make_array, populate_array
 
 LANES = 16  # channels in a vector, on every machine and in every dtype
+CACHE_LINE = 64  # bytes
 
 _DTYPES = {types.float32: np.dtype(np.float32), types.float64: np.dtype(np.float64)}
 
@@ -74,9 +75,7 @@ def _define_arithmetic(instruction: str, *operators: Callable) -> None:
             return signature(lanes, *args) if lanes and len(args) == 2 else None
 
     def lower(context, builder, sig, args):
-        a, b = (
-            _to_lanes(context, builder, *given, sig.return_type) for given in zip(args, sig.args, strict=True)
-        )
+        a, b = (_to_lanes(context, builder, *given, sig.return_type) for given in zip(args, sig.args, strict=True))
         return getattr(builder, instruction)(a, b, flags=("contract",))
 
     for op in operators:
@@ -91,28 +90,86 @@ _define_arithmetic("fmul", operator.mul, operator.imul)
 _define_arithmetic("fdiv", operator.truediv, operator.itruediv)
 
 
+def _view(builder, context, source_type, source, result_type, shape, strides):
+    """The memory of the array `source` as an array of another type."""
+    source = make_array(source_type)(context, builder, source)
+    view = make_array(result_type)(context, builder)
+    itemsize = context.get_abi_sizeof(context.get_data_type(result_type.dtype))
+    populate_array(
+        view,
+        data=builder.bitcast(source.data, view.data.type),
+        shape=shape(cgutils.unpack_tuple(builder, source.shape)),
+        strides=strides(cgutils.unpack_tuple(builder, source.strides)),
+        itemsize=context.get_constant(types.intp, itemsize),
+        meminfo=source.meminfo,
+        parent=source.parent,
+    )
+    context.nrt.incref(builder, result_type, view._getvalue())
+    return view._getvalue()
+
+
 @intrinsic
 def as_lanes(typing_context, array):
     """View a contiguous array (..., LANES) of floats as an array (...) of Lanes."""
     result = types.Array(Lanes(array.dtype), array.ndim - 1, "C", aligned=False)
 
     def generate(context, builder, sig, args):
-        source = make_array(sig.args[0])(context, builder, args[0])
-        view = make_array(result)(context, builder)
-        populate_array(
-            view,
-            data=builder.bitcast(source.data, view.data.type),
-            shape=cgutils.unpack_tuple(builder, source.shape)[:-1],
-            strides=cgutils.unpack_tuple(builder, source.strides)[:-1],
-            itemsize=context.get_constant(types.intp, LANES * array.dtype.bitwidth // 8),
-            meminfo=source.meminfo,
-            parent=source.parent,
-        )
-        if context.enable_nrt:
-            context.nrt.incref(builder, result, view._getvalue())
-        return view._getvalue()
+        return _view(builder, context, array, args[0], result, lambda x: x[:-1], lambda x: x[:-1])
 
     return result(array), generate
+
+
+@intrinsic
+def as_floats(typing_context, array):
+    """The inverse of `as_lanes`."""
+    result = types.Array(array.dtype.dtype, array.ndim + 1, "C")
+
+    def generate(context, builder, sig, args):
+        length, stride = (context.get_constant(types.intp, n) for n in (LANES, array.dtype.dtype.bitwidth // 8))
+        return _view(builder, context, array, args[0], result, lambda x: [*x, length], lambda x: [*x, stride])
+
+    return result(array), generate
+
+
+# A numba function that numba functions call; without the wrapper for Python, to which Lanes mean nothing.
+helper = njit(forceinline=True, no_cpython_wrapper=True)
+
+
+@helper
+def empty_lanes(shape, dtype):
+    """An array of Lanes that starts at a cache line: vectors that straddle two lines take twice as long."""
+    size = LANES
+    for n in shape:
+        size *= n
+    memory = np.empty(size + CACHE_LINE, dtype)
+    start = -memory.ctypes.data % CACHE_LINE // memory.itemsize
+    return as_lanes(memory[start : start + size].reshape((*shape, LANES)))
+
+
+@helper
+def clear(array):
+    """Set an array of Lanes to zero."""
+    as_floats(array)[:] = 0
+
+
+@helper
+def read_rows(rows, scale, array):
+    """Spread scale * rows (channels, n) over an array of Lanes (block, n); lanes without a channel become 0."""
+    floats = as_floats(array)
+    for k in range(floats.shape[0]):
+        for lane in range(LANES):
+            channel = k * LANES + lane
+            for n in range(floats.shape[1]):
+                floats[k, n, lane] = rows[channel, n] * scale if channel < rows.shape[0] else 0.0
+
+
+@helper
+def write_rows(array, rows):
+    """Collect rows (channels, n) from an array of Lanes (block, n)."""
+    floats = as_floats(array)
+    for channel in range(rows.shape[0]):
+        for n in range(rows.shape[1]):
+            rows[channel, n] = floats[channel // LANES, n, channel % LANES]
 
 
 def _masked_access(context, builder, array_type, args):
@@ -165,8 +222,8 @@ def store(typing_context, array, i, t, channel, count, value):
 
 @intrinsic
 def zero_like(typing_context, array):
-    """Lanes of zeros in the dtype of `array`, an array of Lanes."""
-    lanes = array.dtype
+    """Lanes of zeros in the dtype of `array`, an array of Lanes or of floats."""
+    lanes = array.dtype if isinstance(array.dtype, Lanes) else Lanes(array.dtype)
     return lanes(array), lambda context, builder, sig, args: _constant(context, lanes, 0.0)
 
 
@@ -189,9 +246,7 @@ def where_less(typing_context, a, b, then, otherwise):
     lanes = _lanes_among(given)
 
     def generate(context, builder, sig, args):
-        a, b, then, otherwise = (
-            _to_lanes(context, builder, *pair, lanes) for pair in zip(args, given, strict=True)
-        )
+        a, b, then, otherwise = (_to_lanes(context, builder, *pair, lanes) for pair in zip(args, given, strict=True))
         return builder.select(builder.fcmp_ordered("<", a, b), then, otherwise)
 
     return (lanes(*given), generate) if lanes else None
@@ -301,13 +356,13 @@ def exp(dtype):
     return implementation
 
 
-@njit(forceinline=True)
+@helper
 def sigmoid(x):
     """1 / (1 + e^-x)."""
     return 1.0 / (1.0 + exp(0.0 - x))
 
 
-@njit(forceinline=True)
+@helper
 def softplus(x):
     """log(1 + e^x) = max(x, 0) + 2 artanh(e / (2 + e)) with e = e^-|x|: no overflow, and exact where it is tiny."""
     e = exp(where_less(x, 0.0, x, 0.0 - x))

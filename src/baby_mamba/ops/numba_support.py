@@ -1,11 +1,14 @@
-"""Compiles and runs the loops of the `cpu` backends: one version per dtype, kept on disk, on PyTorch's number of threads.
+"""Compiles and runs the loops of the `cpu` backends: one version per dtype, kept on disk, on PyTorch's own threads.
 
-The loops are serial functions that release the interpreter's lock, and a pool of Python threads shares their work. So
-they need none of numba's threading layers: nothing to install, any number of callers at once, and a process may fork.
+The loops are serial functions that release the interpreter's lock, and a team of threads shares their work. The team is
+the one of the OpenMP library that PyTorch has loaded: a second team would fight for the cores with the threads of the
+first, which spin for milliseconds after each of PyTorch's operations (measured: a quarter of a training step). Where
+PyTorch brings no such library, or after a fork, which its threads do not survive, Python's threads do the same.
 
 This module imports numba; only the `cpu` backends import this module.
 """
 
+import ctypes
 import functools
 import logging
 import os
@@ -21,7 +24,7 @@ from torch import Tensor
 
 logger = logging.getLogger("baby_mamba")
 
-_SERIAL_WORK = 1 << 16  # below this many elements, waking the other threads takes longer than the work
+SERIAL_WORK = 1 << 16  # with fewer elements, waking the other threads takes longer than the work
 
 
 class Kernel:
@@ -34,13 +37,13 @@ class Kernel:
     `lanes.py`, remove the `__pycache__` folders.
     """
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable) -> None:
         self._function = function
         self._compiled: dict[Hashable, Callable] = {}
         self._lock = threading.Lock()
 
     def __call__(self, variant: Hashable, units: int, work: int, *arguments: np.ndarray | int | float | bool) -> None:
-        """Do all units.
+        """Do all units, on at most torch.get_num_threads() threads.
 
         Args:
             variant: what decides the numba types of the arguments, for example their dtype.
@@ -49,23 +52,18 @@ class Kernel:
             arguments: passed on; arrays may have any strides.
         """
         compiled = self._compiled.get(variant) or self._compile(variant, arguments)
-        threads = min(torch.get_num_threads(), units) if work > _SERIAL_WORK else 1
-        if threads == 1:
+        threads = min(torch.get_num_threads(), units) if work > SERIAL_WORK else 1
+        if threads <= 1:
             compiled(0, units, *arguments)
             return
         step = -(-units // (4 * threads))  # several helpings a thread: a slow core takes fewer
         starts = iter(range(0, units, step))
 
-        def share() -> None:
+        def take_helpings() -> None:
             for first in starts:
                 compiled(first, min(first + step, units), *arguments)
 
-        others = [_pool(os.getpid(), threads - 1).submit(share) for _ in range(threads - 1)]
-        try:
-            share()
-        finally:
-            for other in others:
-                other.result()
+        _run_on_threads(threads, take_helpings)
 
     def _compile(self, variant: Hashable, arguments: tuple) -> Callable:
         with self._lock:
@@ -84,20 +82,22 @@ class Kernel:
             if not compiled.stats.cache_hits:
                 name = f"{self._function.__module__}.{self._function.__name__}"
                 seconds = time.perf_counter() - start
-                logger.info("compiled %s in %.1f s, once: kept in %s", name, seconds, compiled.stats.cache_path)
+                logger.info("compiled %s in %.1f s, kept in %s", name, seconds, compiled.stats.cache_path or "memory")
             self._compiled[variant] = compiled
             return compiled
 
 
 def to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     """The tensor's memory if it has this dtype, else a converted copy."""
-    return tensor.detach().to(dtype).numpy()
+    # Each call that does nothing still costs a third of a microsecond, and decoding makes hundreds.
+    if tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def rows_to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     """As `to_numpy`, with the numbers of the last dimension side by side: what `lanes.load` needs."""
-    tensor = tensor.detach().to(dtype)
-    return (tensor if tensor.stride(-1) == 1 else tensor.contiguous()).numpy()
+    return to_numpy(tensor if tensor.stride(-1) == 1 else tensor.contiguous(), dtype)
 
 
 def _numba_type(argument: np.ndarray | int | float | bool) -> numba.types.Type:
@@ -105,6 +105,50 @@ def _numba_type(argument: np.ndarray | int | float | bool) -> numba.types.Type:
         # "A": any strides. One compiled version then serves contiguous, sliced and expanded tensors.
         return numba.types.Array(numba.from_dtype(argument.dtype), argument.ndim, "A")
     return numba.typeof(argument)
+
+
+# ----------------------------------------------------------------------------------------------------------- threads
+
+_Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_PROCESS = os.getpid()
+
+
+def _run_on_threads(count: int, function: Callable[[], None]) -> None:
+    """Call function() on `count` threads at once, the calling one among them, and wait for all."""
+    parallel = _openmp_parallel()
+    if parallel is None or os.getpid() != _PROCESS:
+        others = [_pool(os.getpid(), count - 1).submit(function) for _ in range(count - 1)]
+        try:
+            function()
+        finally:
+            for other in others:
+                other.result()
+        return
+
+    errors: list[BaseException] = []
+
+    def guarded(_) -> None:
+        try:
+            function()
+        except BaseException as error:  # an exception cannot cross the C library
+            errors.append(error)
+
+    parallel(_Callback(guarded), None, count, 0)
+    if errors:
+        raise errors[0]
+
+
+@functools.cache
+def _openmp_parallel() -> Callable | None:
+    """GOMP_parallel(function, data, threads, flags) of PyTorch's OpenMP library; GNU's and LLVM's both have it."""
+    if os.name == "nt":
+        return None
+    # PyTorch loads its OpenMP library for the whole process (torch._load_global_deps).
+    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    if parallel is not None:
+        parallel.argtypes = [_Callback, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+    return parallel
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from baby_mamba.errors import ShapeError
 from baby_mamba.ops.backend import choose_backend
 
 _IMPLEMENTATIONS = {
+    "cpu": "baby_mamba.ops.causal_conv1d.cpu",
     # Plain PyTorch already runs along all steps at once, so one implementation answers to both names.
     "parallel": "baby_mamba.ops.causal_conv1d.reference",
     "reference": "baby_mamba.ops.causal_conv1d.reference",

@@ -13,6 +13,7 @@ from baby_mamba.errors import ShapeError
 from baby_mamba.ops.backend import choose_backend
 
 _IMPLEMENTATIONS = {
+    "cpu": "baby_mamba.ops.rms_norm.cpu",
     "parallel": "baby_mamba.ops.rms_norm.reference",
     "reference": "baby_mamba.ops.rms_norm.reference",
 }

@@ -15,6 +15,7 @@ from baby_mamba.errors import ShapeError
 from baby_mamba.ops.backend import choose_backend
 
 _REAL = {
+    "triton": "baby_mamba.ops.selective_scan.triton",
     "cpu": "baby_mamba.ops.selective_scan.cpu",
     "parallel": "baby_mamba.ops.selective_scan.parallel",
     "reference": "baby_mamba.ops.selective_scan.reference",

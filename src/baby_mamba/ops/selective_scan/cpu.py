@@ -23,25 +23,28 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from baby_mamba.ops.lanes import (
     LANES,
-    as_lanes,
+    clear,
+    empty_lanes,
     exp2,
+    helper,
     lane_sum,
     load,
+    read_rows,
     sigmoid,
     softplus,
     store,
+    write_rows,
     zero_like,
 )
-from baby_mamba.ops.numba_support import Kernel, rows_to_numpy, to_numpy
+from baby_mamba.ops.numba_support import SERIAL_WORK, Kernel, rows_to_numpy, to_numpy
 from baby_mamba.ops.selective_scan import computing_dtype
 
-CHUNK = 16  # steps between two states that are kept for the backward pass
-UNITS = 32  # cut a scan into about this many units of work, if it is large enough
+CHUNK = 32  # steps between two states that are kept for the backward pass
+UNITS = 16  # cut a large scan into about this many units of work
 LN2 = math.log(2)
 
 
@@ -68,6 +71,10 @@ def selective_scan(
 
 
 # ------------------------------------------------------------------------------------------------------------- loops
+#
+# Index i counts batch entries, k blocks of LANES channels within a slab, t steps, and n the numbers of a state. Arrays
+# of Lanes are indexed [k, n] if they hold for a whole unit, and by steps since the start of the chunk if for a chunk.
+# Tensors that are absent are empty arrays. B and C have two dimensions where they are constant in time.
 
 
 @Kernel
@@ -75,73 +82,63 @@ def _forward(
     first, last, u, delta, A, B, C, D, z, delta_bias, initial_state, sequence_ids, delta_softplus, groups, slabs,
     y, final_state, kept_states,
 ):  # fmt: skip
-    batch, length, channels = u.shape
+    _, length, channels = u.shape
     d_state = A.shape[1]
     slab_blocks = _blocks_in_slab(channels // groups, slabs)
     chunks = -(-length // CHUNK)
 
-    A_floats = np.empty((slab_blocks, d_state, LANES), u.dtype)
-    B_floats, C_floats, h_floats = np.empty_like(A_floats), np.empty_like(A_floats), np.empty_like(A_floats)
-    D_floats, bias_floats = np.empty((slab_blocks, 1, LANES), u.dtype), np.empty((slab_blocks, 1, LANES), u.dtype)
-    log2_decay, constant_B, constant_C, h = as_lanes(A_floats), as_lanes(B_floats), as_lanes(C_floats), as_lanes(h_floats)
-    skip, bias = as_lanes(D_floats), as_lanes(bias_floats)
-    B_chunk, C_chunk = np.empty((CHUNK, d_state), u.dtype), np.empty((CHUNK, d_state), u.dtype)
-    delta_chunk = as_lanes(np.empty((CHUNK, LANES), u.dtype))
-    delta_u = as_lanes(np.empty((CHUNK, LANES), u.dtype))
-    y_chunk = as_lanes(np.empty((CHUNK, LANES), u.dtype))
+    rate = empty_lanes((slab_blocks, d_state), u.dtype)  # A / ln 2, so that exp(delta A) = 2^(delta rate)
+    constant_B = empty_lanes((slab_blocks, d_state), u.dtype)
+    constant_C = empty_lanes((slab_blocks, d_state), u.dtype)
+    h = empty_lanes((slab_blocks, d_state), u.dtype)
+    skip = empty_lanes((slab_blocks, 1), u.dtype)
+    bias = empty_lanes((slab_blocks, 1), u.dtype)
+    step_size = empty_lanes((CHUNK,), u.dtype)
+    delta_u = empty_lanes((CHUNK,), u.dtype)
+    y_chunk = empty_lanes((CHUNK,), u.dtype)
 
     for unit in range(first, last):
-        i, group, slab = unit // (groups * slabs), unit // slabs % groups, unit % slabs
-        begin, end = _channels_of_slab(group, slab, channels // groups, slab_blocks)
-        _rows_to_blocks(A[begin:end], A_floats, 1 / LN2)
-        _rows_to_blocks(D[begin:end], D_floats, 1.0)
-        _rows_to_blocks(delta_bias[begin:end], bias_floats, 1.0)
+        i, group, begin, end = _place(unit, channels, groups, slabs, slab_blocks)
+        B_group, C_group = _group_of(B, group, groups), _group_of(C, group, groups)
+        read_rows(A[begin:end], 1 / LN2, rate)
+        read_rows(D[begin:end], 1.0, skip)
+        read_rows(delta_bias[begin:end], 1.0, bias)
         if B.ndim == 2:
-            _rows_to_blocks(B[begin:end], B_floats, 1.0)
+            read_rows(B[begin:end], 1.0, constant_B)
         if C.ndim == 2:
-            _rows_to_blocks(C[begin:end], C_floats, 1.0)
-        h_floats[:] = 0
+            read_rows(C[begin:end], 1.0, constant_C)
         if initial_state.size > 0:
-            _rows_to_blocks(initial_state[i, begin:end], h_floats, 1.0)
+            read_rows(initial_state[i, begin:end], 1.0, h)
+        else:
+            clear(h)
 
         start = 0
         while start < length:
             stop = _end_of_chunk(sequence_ids, i, start, length)
+            steps = stop - start
             if _starts_sequence(sequence_ids, i, start):
-                h_floats[:] = 0
-            if B.ndim == 4:
-                B_chunk[: stop - start] = B[i, start:stop, group * B.shape[2] // groups]
-            if C.ndim == 4:
-                C_chunk[: stop - start] = C[i, start:stop, group * C.shape[2] // groups]
+                clear(h)
             for k in range(-(-(end - begin) // LANES)):
-                channel = begin + k * LANES
-                count = min(LANES, end - channel)
+                channel, count = begin + k * LANES, min(LANES, end - begin - k * LANES)
                 if kept_states.size > 0 and start % CHUNK == 0:
                     for n in range(d_state):
                         store(kept_states, i * chunks + start // CHUNK, n, channel, count, h[k, n])
-                for t in range(stop - start):
-                    delta_t = load(delta, i, start + t, channel, count) + bias[k, 0]
-                    if delta_softplus:
-                        delta_t = softplus(delta_t)
-                    delta_chunk[t] = delta_t
-                    delta_u[t] = delta_t * load(u, i, start + t, channel, count)
-                for t in range(stop - start):
-                    delta_t, delta_u_t = delta_chunk[t], delta_u[t]
-                    y_t = zero_like(h)
+
+                # Three loops, so that the long chains of softplus and sigmoid overlap from step to step.
+                for t in range(steps):
+                    x = load(delta, i, start + t, channel, count) + bias[k, 0]
+                    step_size[t] = softplus(x) if delta_softplus else x
+                    delta_u[t] = step_size[t] * load(u, i, start + t, channel, count)
+                for t in range(steps):
+                    delta_t, delta_u_t, y_t = step_size[t], delta_u[t], zero_like(h)
                     for n in range(d_state):
-                        if B.ndim == 2:
-                            B_t = constant_B[k, n]
-                        else:
-                            B_t = B_chunk[t, n]
-                        if C.ndim == 2:
-                            C_t = constant_C[k, n]
-                        else:
-                            C_t = C_chunk[t, n]
-                        h_t = exp2(delta_t * log2_decay[k, n]) * h[k, n] + delta_u_t * B_t
-                        y_t += h_t * C_t
+                        B_t = _at(B, constant_B, i, start + t, B_group, k, n)
+                        C_t = _at(C, constant_C, i, start + t, C_group, k, n)
+                        h_t = exp2(delta_t * rate[k, n]) * h[k, n] + delta_u_t * B_t
+                        y_t += C_t * h_t
                         h[k, n] = h_t
                     y_chunk[t] = y_t
-                for t in range(stop - start):
+                for t in range(steps):
                     y_t = y_chunk[t]
                     if D.size > 0:
                         y_t += skip[k, 0] * load(u, i, start + t, channel, count)
@@ -150,7 +147,7 @@ def _forward(
                         y_t *= gate * sigmoid(gate)
                     store(y, i, start + t, channel, count, y_t)
             start = stop
-        _blocks_to_rows(h_floats, final_state[i, begin:end], 1.0)
+        write_rows(h, final_state[i, begin:end])
 
 
 @Kernel
@@ -159,203 +156,199 @@ def _backward(
     kept_states, grad_y, grad_final_state,
     grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_initial_state,
 ):  # fmt: skip
-    batch, length, channels = u.shape
+    _, length, channels = u.shape
     d_state = A.shape[1]
     slab_blocks = _blocks_in_slab(channels // groups, slabs)
     chunks = -(-length // CHUNK)
 
-    A_floats = np.empty((slab_blocks, d_state, LANES), u.dtype)
-    B_floats, C_floats, q_floats = np.empty_like(A_floats), np.empty_like(A_floats), np.empty_like(A_floats)
-    D_floats, bias_floats = np.empty((slab_blocks, 1, LANES), u.dtype), np.empty((slab_blocks, 1, LANES), u.dtype)
-    log2_decay, constant_B, constant_C, q = as_lanes(A_floats), as_lanes(B_floats), as_lanes(C_floats), as_lanes(q_floats)
-    skip, bias = as_lanes(D_floats), as_lanes(bias_floats)
-    B_chunk, C_chunk = np.empty((d_state, CHUNK), u.dtype), np.empty((d_state, CHUNK), u.dtype)
-    # Sums over time, of a unit.
-    dA_floats, dB_floats, dC_floats = np.empty_like(A_floats), np.empty_like(A_floats), np.empty_like(A_floats)
-    dD_floats, dbias_floats = np.empty_like(D_floats), np.empty_like(D_floats)
-    dA, constant_dB, constant_dC = as_lanes(dA_floats), as_lanes(dB_floats), as_lanes(dC_floats)
-    dD, dbias = as_lanes(dD_floats), as_lanes(dbias_floats)
-    # Sums over the blocks of a slab, of a chunk.
-    dB_chunk_floats, dC_chunk_floats = np.empty((d_state, CHUNK, LANES), u.dtype), np.empty((d_state, CHUNK, LANES), u.dtype)
-    dB_chunk, dC_chunk = as_lanes(dB_chunk_floats), as_lanes(dC_chunk_floats)
+    rate = empty_lanes((slab_blocks, d_state), u.dtype)  # A / ln 2
+    constant_B = empty_lanes((slab_blocks, d_state), u.dtype)
+    constant_C = empty_lanes((slab_blocks, d_state), u.dtype)
+    q = empty_lanes((slab_blocks, d_state), u.dtype)  # the gradient that flows on to the step before
+    skip = empty_lanes((slab_blocks, 1), u.dtype)
+    bias = empty_lanes((slab_blocks, 1), u.dtype)
     # The steps of a chunk, for one block.
-    delta_chunk = as_lanes(np.empty((CHUNK, LANES), u.dtype))
-    delta_u = as_lanes(np.empty((CHUNK, LANES), u.dtype))
-    dy = as_lanes(np.empty((CHUNK, LANES), u.dtype))  # before the gate
-    y = as_lanes(np.empty((CHUNK, LANES), u.dtype))  # before the skip connection
-    d_delta_u = as_lanes(np.empty((CHUNK, LANES), u.dtype))
-    d_delta = as_lanes(np.empty((CHUNK, LANES), u.dtype))
-    # The same for one n.
-    decay = as_lanes(np.empty((CHUNK, LANES), u.dtype))
-    h_before = as_lanes(np.empty((CHUNK, LANES), u.dtype))
+    step_size = empty_lanes((CHUNK,), u.dtype)
+    delta_u = empty_lanes((CHUNK,), u.dtype)
+    dy = empty_lanes((CHUNK,), u.dtype)  # before the gate
+    y = empty_lanes((CHUNK,), u.dtype)  # before the skip connection
+    d_delta = empty_lanes((CHUNK,), u.dtype)  # through the decay alone, and for A / ln 2
+    d_delta_u = empty_lanes((CHUNK,), u.dtype)
+    decay = empty_lanes((CHUNK, d_state), u.dtype)
+    h = empty_lanes((CHUNK + 1, d_state), u.dtype)  # h[t] before step t of the chunk, h[t + 1] after it
+    # Sums over channels for the steps of a chunk, and sums over time. Time is summed chunk by chunk: a running sum of
+    # thousands of steps would lose digits.
+    dB_chunk = empty_lanes((CHUNK, d_state), u.dtype)
+    dC_chunk = empty_lanes((CHUNK, d_state), u.dtype)
+    dA_chunk = empty_lanes((d_state,), u.dtype)
+    dA = empty_lanes((slab_blocks, d_state), u.dtype)
+    constant_dB = empty_lanes((slab_blocks, d_state), u.dtype)
+    constant_dC = empty_lanes((slab_blocks, d_state), u.dtype)
+    dD = empty_lanes((slab_blocks, 1), u.dtype)
+    dbias = empty_lanes((slab_blocks, 1), u.dtype)
 
     for unit in range(first, last):
-        i, group, slab = unit // (groups * slabs), unit // slabs % groups, unit % slabs
-        begin, end = _channels_of_slab(group, slab, channels // groups, slab_blocks)
-        _rows_to_blocks(A[begin:end], A_floats, 1 / LN2)
-        _rows_to_blocks(D[begin:end], D_floats, 1.0)
-        _rows_to_blocks(delta_bias[begin:end], bias_floats, 1.0)
+        i, group, begin, end = _place(unit, channels, groups, slabs, slab_blocks)
+        B_group, C_group = _group_of(B, group, groups), _group_of(C, group, groups)
+        read_rows(A[begin:end], 1 / LN2, rate)
+        read_rows(D[begin:end], 1.0, skip)
+        read_rows(delta_bias[begin:end], 1.0, bias)
         if B.ndim == 2:
-            _rows_to_blocks(B[begin:end], B_floats, 1.0)
+            read_rows(B[begin:end], 1.0, constant_B)
         if C.ndim == 2:
-            _rows_to_blocks(C[begin:end], C_floats, 1.0)
-        _rows_to_blocks(grad_final_state[i, begin:end], q_floats, 1.0)
-        dA_floats[:] = 0
-        dB_floats[:] = 0
-        dC_floats[:] = 0
-        dD_floats[:] = 0
-        dbias_floats[:] = 0
+            read_rows(C[begin:end], 1.0, constant_C)
+        read_rows(grad_final_state[i, begin:end], 1.0, q)
+        clear(dA)
+        clear(dD)
+        clear(dbias)
+        clear(constant_dB)
+        clear(constant_dC)
 
         stop = length
         while stop > 0:
             start = _start_of_chunk(sequence_ids, i, stop)
             steps = stop - start
-            new_sequence = _starts_sequence(sequence_ids, i, start)
-            dB_chunk_floats[:] = 0
-            dC_chunk_floats[:] = 0
-            for t in range(steps):
-                for n in range(d_state):
-                    if B.ndim == 4:
-                        B_chunk[n, t] = B[i, start + t, group * B.shape[2] // groups, n]
-                    if C.ndim == 4:
-                        C_chunk[n, t] = C[i, start + t, group * C.shape[2] // groups, n]
+            starts_sequence = _starts_sequence(sequence_ids, i, start)
+            clear(dB_chunk)
+            clear(dC_chunk)
             for k in range(-(-(end - begin) // LANES)):
-                channel = begin + k * LANES
-                count = min(LANES, end - channel)
+                channel, count = begin + k * LANES, min(LANES, end - begin - k * LANES)
                 for t in range(steps):
-                    delta_t = load(delta, i, start + t, channel, count) + bias[k, 0]
-                    if delta_softplus:
-                        delta_t = softplus(delta_t)
+                    x = load(delta, i, start + t, channel, count) + bias[k, 0]
+                    step_size[t] = softplus(x) if delta_softplus else x
+                    delta_u[t] = step_size[t] * load(u, i, start + t, channel, count)
                     dy_t = load(grad_y, i, start + t, channel, count)
                     if z.size > 0:
                         gate = load(z, i, start + t, channel, count)
                         dy_t *= gate * sigmoid(gate)
-                    delta_chunk[t] = delta_t
-                    delta_u[t] = delta_t * load(u, i, start + t, channel, count)
                     dy[t] = dy_t
-                    y[t] = d_delta_u[t] = d_delta[t] = zero_like(q)
 
+                # Forward again, from the state before the chunk.
                 for n in range(d_state):
-                    A_n = log2_decay[k, n]
-                    h = zero_like(q)
-                    if not new_sequence:
-                        h = load(kept_states, i * chunks + start // CHUNK, n, channel, count)
-                    for t in range(steps):
-                        if B.ndim == 2:
-                            B_t = constant_B[k, n]
-                        else:
-                            B_t = B_chunk[n, t]
-                        decay_t = exp2(delta_chunk[t] * A_n)
-                        decay[t] = decay_t
-                        h_before[t] = h
-                        h = decay_t * h + delta_u[t] * B_t
+                    dA_chunk[n] = h[0, n] = zero_like(q)
+                    if not starts_sequence:
+                        h[0, n] = load(kept_states, i * chunks + start // CHUNK, n, channel, count)
+                for t in range(steps):
+                    delta_t, delta_u_t = step_size[t], delta_u[t]
+                    for n in range(d_state):
+                        B_t = _at(B, constant_B, i, start + t, B_group, k, n)
+                        decay_t = exp2(delta_t * rate[k, n])
+                        h[t + 1, n] = decay_t * h[t, n] + delta_u_t * B_t
+                        decay[t, n] = decay_t
 
-                    q_n = q[k, n]
-                    dA_n = zero_like(q)
-                    for t in range(steps - 1, -1, -1):
+                # Back, with the equations at the top of this file.
+                for t in range(steps - 1, -1, -1):
+                    delta_t, delta_u_t, dy_t = step_size[t], delta_u[t], dy[t]
+                    y_t = d_delta_t = d_delta_u_t = zero_like(q)
+                    for n in range(d_state):
+                        B_t = _at(B, constant_B, i, start + t, B_group, k, n)
+                        C_t = _at(C, constant_C, i, start + t, C_group, k, n)
+                        h_t = h[t + 1, n]
+                        g_t = C_t * dy_t + q[k, n]
+                        q_t = decay[t, n] * g_t
+                        d_exponent = q_t * h[t, n]  # of delta_t A
+                        y_t += C_t * h_t
+                        d_delta_t += rate[k, n] * d_exponent
+                        d_delta_u_t += B_t * g_t
+                        dA_chunk[n] += delta_t * d_exponent
                         if B.ndim == 2:
-                            B_t = constant_B[k, n]
+                            constant_dB[k, n] += delta_u_t * g_t
                         else:
-                            B_t = B_chunk[n, t]
+                            dB_chunk[t, n] += delta_u_t * g_t
                         if C.ndim == 2:
-                            C_t = constant_C[k, n]
+                            constant_dC[k, n] += dy_t * h_t
                         else:
-                            C_t = C_chunk[n, t]
-                        g = dy[t] * C_t + q_n
-                        if C.ndim == 2:
-                            constant_dC[k, n] += dy[t] * h
-                        else:
-                            dC_chunk[n, t] += dy[t] * h
-                        if B.ndim == 2:
-                            constant_dB[k, n] += delta_u[t] * g
-                        else:
-                            dB_chunk[n, t] += delta_u[t] * g
-                        y[t] += h * C_t
-                        d_delta_u[t] += g * B_t
-                        h = h_before[t]
-                        q_n = decay[t] * g
-                        d_exponent = q_n * h
-                        d_delta[t] += d_exponent * A_n
-                        dA_n += d_exponent * delta_chunk[t]
-                    dA[k, n] += dA_n
-                    q[k, n] = zero_like(q) if new_sequence else q_n
+                            dC_chunk[t, n] += dy_t * h_t
+                        q[k, n] = q_t
+                    y[t], d_delta[t], d_delta_u[t] = y_t, d_delta_t, d_delta_u_t
+                for n in range(d_state):
+                    dA[k, n] += dA_chunk[n]
+                    if starts_sequence:
+                        q[k, n] = zero_like(q)
 
+                # What surrounds the recurrence: softplus, skip connection, gate.
+                dD_chunk = dbias_chunk = zero_like(q)
                 for t in range(steps):
                     u_t = load(u, i, start + t, channel, count)
-                    du_t = delta_chunk[t] * d_delta_u[t]
-                    d_delta_t = d_delta[t] * LN2 + u_t * d_delta_u[t]
                     y_t = y[t]
+                    du_t = step_size[t] * d_delta_u[t]
                     if D.size > 0:
-                        du_t += skip[k, 0] * dy[t]
-                        dD[k, 0] += u_t * dy[t]
                         y_t += skip[k, 0] * u_t
+                        du_t += skip[k, 0] * dy[t]
+                        dD_chunk += u_t * dy[t]
+                    store(grad_u, i, start + t, channel, count, du_t)
+                    dx = LN2 * d_delta[t] + u_t * d_delta_u[t]
                     if delta_softplus:
-                        d_delta_t *= sigmoid(load(delta, i, start + t, channel, count) + bias[k, 0])
-                    dbias[k, 0] += d_delta_t
+                        dx *= sigmoid(load(delta, i, start + t, channel, count) + bias[k, 0])
+                    dbias_chunk += dx
+                    store(grad_delta, i, start + t, channel, count, dx)
                     if z.size > 0:
                         gate = load(z, i, start + t, channel, count)
                         s = sigmoid(gate)
-                        slope = s * (1.0 + gate * (1.0 - s))  # of silu
-                        store(grad_z, i, start + t, channel, count, load(grad_y, i, start + t, channel, count) * y_t * slope)
-                    store(grad_u, i, start + t, channel, count, du_t)
-                    store(grad_delta, i, start + t, channel, count, d_delta_t)
+                        dsilu = s * (1.0 + gate * (1.0 - s))
+                        dy_t = load(grad_y, i, start + t, channel, count)
+                        store(grad_z, i, start + t, channel, count, dy_t * y_t * dsilu)
+                dD[k, 0] += dD_chunk
+                dbias[k, 0] += dbias_chunk
 
             for t in range(steps):
                 for n in range(d_state):
                     if B.ndim == 4:
-                        grad_B[slab, i, start + t, group, n] = lane_sum(dB_chunk[n, t])
+                        grad_B[unit % slabs, i, start + t, group, n] = lane_sum(dB_chunk[t, n])
                     if C.ndim == 4:
-                        grad_C[slab, i, start + t, group, n] = lane_sum(dC_chunk[n, t])
+                        grad_C[unit % slabs, i, start + t, group, n] = lane_sum(dC_chunk[t, n])
             stop = start
 
-        _blocks_to_rows(dA_floats, grad_A[i, begin:end], 1.0)
+        write_rows(dA, grad_A[i, begin:end])
+        write_rows(dD, grad_D[i, begin:end])
+        write_rows(dbias, grad_bias[i, begin:end])
+        write_rows(q, grad_initial_state[i, begin:end])
         if B.ndim == 2:
-            _blocks_to_rows(dB_floats, grad_B[i, begin:end], 1.0)
+            write_rows(constant_dB, grad_B[i, begin:end])
         if C.ndim == 2:
-            _blocks_to_rows(dC_floats, grad_C[i, begin:end], 1.0)
-        _blocks_to_rows(dD_floats, grad_D[i, begin:end], 1.0)
-        _blocks_to_rows(dbias_floats, grad_bias[i, begin:end], 1.0)
-        _blocks_to_rows(q_floats, grad_initial_state[i, begin:end], 1.0)
+            write_rows(constant_dC, grad_C[i, begin:end])
 
 
-@njit
+@helper
 def _blocks_in_slab(channels, slabs):
-    """Vectors that the channels of one slab fill."""
-    return -(-(-(-channels // LANES)) // slabs)
+    """Vectors that a slab fills, where `channels` channels are cut into `slabs` slabs."""
+    blocks = -(-channels // LANES)
+    return -(-blocks // slabs)
 
 
-@njit
-def _channels_of_slab(group, slab, channels, slab_blocks):
-    """(begin, end) of the channels of a slab of a group of `channels` channels."""
-    begin = min(slab * slab_blocks * LANES, channels)
-    end = min(begin + slab_blocks * LANES, channels)
-    return group * channels + begin, group * channels + end
+@helper
+def _place(unit, channels, groups, slabs, slab_blocks):
+    """(batch entry, group, first channel, end of channels) of a unit of work."""
+    i, group, slab = unit // (groups * slabs), unit // slabs % groups, unit % slabs
+    group_channels = channels // groups
+    begin = min(slab * slab_blocks * LANES, group_channels)
+    end = min(begin + slab_blocks * LANES, group_channels)
+    return i, group, group * group_channels + begin, group * group_channels + end
 
 
-@njit
-def _rows_to_blocks(rows, blocks, scale):
-    """Spread scale * rows (channels, n) over blocks (k, n, lane); lanes without a channel become 0."""
-    blocks[:] = 0
-    for channel in range(rows.shape[0]):
-        for n in range(rows.shape[1]):
-            blocks[channel // LANES, n, channel % LANES] = rows[channel, n] * scale
+@helper
+def _group_of(M, group, groups):
+    """The group of B or C that the `group`-th of `groups` groups of channels reads."""
+    if M.ndim == 2:
+        return 0
+    return group * M.shape[2] // groups
 
 
-@njit
-def _blocks_to_rows(blocks, rows, scale):
-    """The inverse of `_rows_to_blocks`."""
-    for channel in range(rows.shape[0]):
-        for n in range(rows.shape[1]):
-            rows[channel, n] = blocks[channel // LANES, n, channel % LANES] * scale
+@helper
+def _at(M, constant, i, t, group, k, n):
+    """B or C of a step: a number for all channels of a group, or Lanes where it is constant in time."""
+    if M.ndim == 2:
+        return constant[k, n]
+    return M[i, t, group, n]
 
 
-@njit
+@helper
 def _starts_sequence(sequence_ids, i, t):
     """Whether a sequence other than the first of the row starts at step t."""
     return sequence_ids.size > 0 and t > 0 and sequence_ids[i, t] != sequence_ids[i, t - 1]
 
 
-@njit
+@helper
 def _end_of_chunk(sequence_ids, i, start, length):
     """The first step after `start` at which a chunk or a sequence starts, or the end."""
     stop = min((start // CHUNK + 1) * CHUNK, length)
@@ -365,7 +358,7 @@ def _end_of_chunk(sequence_ids, i, start, length):
     return stop
 
 
-@njit
+@helper
 def _start_of_chunk(sequence_ids, i, stop):
     """The last step before `stop` at which a chunk or a sequence starts."""
     start = (stop - 1) // CHUNK * CHUNK
@@ -382,30 +375,37 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_stat
     """(dtype, variant, units, work, arguments) for a kernel; empty arrays stand for absent tensors."""
     batch, length, channels = u.shape
     dtype = computing_dtype(u, delta, A, B, C, delta_bias, initial_state)
-    # A unit reads one group of B and one of C.
-    groups = math.lcm(*(M.shape[2] if M.ndim == 4 else 1 for M in (B, C)))
+    # A unit of work reads one group of B and one of C.
+    groups = math.lcm(B.shape[2] if B.ndim == 4 else 1, C.shape[2] if C.ndim == 4 else 1)
     blocks = -(-channels // (groups * LANES))
-    slabs = max(1, min(UNITS // max(batch * groups, 1), blocks // 2))
+    work = batch * length * channels * A.shape[1]
+    slabs = max(1, min(UNITS // max(batch * groups, 1), blocks // 2)) if work > SERIAL_WORK else 1
     arguments = (
         rows_to_numpy(u, dtype),
         rows_to_numpy(delta, dtype),
         to_numpy(A, dtype),
-        to_numpy(B.unsqueeze(2) if B.ndim == 3 else B, dtype),
-        to_numpy(C.unsqueeze(2) if C.ndim == 3 else C, dtype),
-        _ABSENT[dtype][:, :, 0] if D is None else to_numpy(D.unsqueeze(1), dtype),
-        _ABSENT[dtype] if z is None else rows_to_numpy(z, dtype),
-        _ABSENT[dtype][:, :, 0] if delta_bias is None else to_numpy(delta_bias.unsqueeze(1), dtype),
-        _ABSENT[dtype] if initial_state is None else to_numpy(initial_state, dtype),
+        _grouped(to_numpy(B, dtype)),
+        _grouped(to_numpy(C, dtype)),
+        _NO_VECTOR[dtype] if D is None else to_numpy(D, dtype)[:, None],
+        _NO_SEQUENCE[dtype] if z is None else rows_to_numpy(z, dtype),
+        _NO_VECTOR[dtype] if delta_bias is None else to_numpy(delta_bias, dtype)[:, None],
+        _NO_SEQUENCE[dtype] if initial_state is None else to_numpy(initial_state, dtype),
         _NO_IDS if sequence_ids is None else to_numpy(sequence_ids, torch.int64),
         delta_softplus,
         groups,
         slabs,
     )
     variant = (dtype, B.ndim == 2, C.ndim == 2)
-    return dtype, variant, batch * groups * slabs, u.numel() * A.shape[1], arguments
+    return dtype, variant, batch * groups * slabs, work, arguments
 
 
-_ABSENT = {torch.float32: np.empty((0, 0, 1), np.float32), torch.float64: np.empty((0, 0, 1), np.float64)}
+def _grouped(M):
+    """Give B and C that vary in time their dimension of groups."""
+    return M[:, :, None] if M.ndim == 3 else M
+
+
+_NO_SEQUENCE = {torch.float32: np.empty((0, 0, 0), np.float32), torch.float64: np.empty((0, 0, 0), np.float64)}
+_NO_VECTOR = {dtype: array.reshape(0, 1) for dtype, array in _NO_SEQUENCE.items()}
 _NO_IDS = np.empty((0, 0), np.int64)
 
 _INPUTS = (
@@ -419,7 +419,7 @@ torch.library.define(
 torch.library.define(
     "baby_mamba::selective_scan_cpu_backward",
     f"(Tensor grad_y, Tensor? grad_final_state, Tensor kept_states, {_INPUTS}) -> "
-    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias, Tensor initial_state)",
+    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias, Tensor state)",
 )
 
 
@@ -508,7 +508,7 @@ def _(grad_y, grad_final_state, kept_states, *inputs):
 
 
 def _save_for_backward(ctx, inputs, output):
-    *inputs, keep_states = inputs
+    *inputs, _ = inputs
     ctx.delta_softplus = inputs.pop(8)
     ctx.save_for_backward(output[2], *inputs)
     ctx.mark_non_differentiable(output[2])

@@ -1,0 +1,398 @@
+r"""The backward pass of the selective scan as Triton kernels.
+
+With a_t = exp(delta_t A), and dy_t what reaches y_t before the gate, the adjoint g_t of the state h_t runs back in time:
+
+    g_t = C_t dy_t + q_{t+1},  q_t = a_t g_t
+
+and every gradient is a sum over it:
+
+    dB_t = sum over channels of delta_t u_t g_t            dC_t = sum over channels of dy_t h_t
+    dx_t = sum over states of B_t g_t                      (x_t = delta_t u_t)
+    ds_t = sum over states of A q_t h_{t-1}                (through a_t)
+    du_t = delta_t dx_t + D dy_t                           ddelta_t = ds_t + u_t dx_t
+    dA   = sum over batch and time of delta_t q_t h_{t-1}
+
+Lanes own channels, as in the forward pass. h is not kept: a program goes through its chunks from the last to the first,
+and within a chunk first forward from the stored state, leaving the state before each tile of `TILE` steps in scratch
+memory (which stays in the L2 cache), then back tile by tile with the tile's states and factors in registers, `STATES`
+of the d_state at a time.
+
+The sums over channels run across lanes. Adding them with shuffles would take as long as all the rest, so the tensor cores
+add them (`add_over_channels`). Each block of channels writes its own sum, and these are added in a fixed order
+afterwards: no atomics.
+"""
+
+import triton
+import triton.language as tl
+
+from baby_mamba.ops.selective_scan.triton_forward import (
+    LOG2E,
+    UNDERFLOW,
+    fold_segments,
+    input_pointer,
+    input_row,
+    input_rows,
+    load_rows,
+    load_states,
+    locate,
+    per_channel,
+    sigmoid,
+    step_size,
+    store_states,
+    zero_states,
+)
+
+
+@triton.jit
+def add_over_channels(sums, term, i, STATES: tl.constexpr, PRECISION: tl.constexpr):
+    """Add `term`, (32 channels, one a lane; STATES), at step i to `sums`: row (i, n), column c // 4 for channel c.
+
+    A matrix product is a sum over lanes: channels 4 c ... 4 c + 3 of a state make four rows of the right factor, and the
+    left factor has ones where these rows belong to the state of its row. The lanes already hold what the tensor cores
+    want from them, so nothing is moved.
+    """
+    matrix = tl.reshape(tl.permute(tl.reshape(term, (8, 4, STATES)), (2, 1, 0)), (STATES * 4, 8))
+    owner = i * STATES + tl.arange(0, STATES * 4) // 4
+    selector = (tl.arange(0, 16)[:, None] == owner[None, :]).to(tl.float32)
+    return tl.dot(selector, matrix, sums, input_precision=PRECISION)
+
+
+@triton.jit
+def store_channel_sums(pointer, sums, D_STATE: tl.constexpr, STATES: tl.constexpr):
+    """Finish the sums of a block of states, and write them: (4 steps, STATES) at `pointer`."""
+    row = tl.arange(0, 16)
+    tl.store(pointer + row // STATES * D_STATE + row % STATES, tl.sum(sums, 1))
+
+
+@triton.jit
+def time_rows(
+    pointer, t, j, channels, COUNT: tl.constexpr, D_STATE: tl.constexpr, STATES: tl.constexpr, CONSTANT: tl.constexpr
+):
+    """Block j of B or C at `COUNT` steps from t on."""
+    rows = ()
+    for i in tl.static_range(COUNT):
+        rows += (input_row(pointer, t, i, j, channels, D_STATE, STATES, CONSTANT),)
+    return rows
+
+
+@triton.jit(do_not_specialize=[
+    "length", "padded_length", "channels", "groups", "zero", "segment_length",
+    "u_batch", "u_row", "delta_batch", "delta_row", "z_batch", "z_row", "dout_batch", "dout_row",
+])  # fmt: skip
+def segment_adjoints(
+    delta_ptr, A_ptr, C_ptr, z_ptr, bias_ptr, starts_ptr, dout_ptr, decay_ptr, local_ptr,
+    length, padded_length, channels, groups, zero, segment_length,
+    delta_batch, delta_row, z_batch, z_row, dout_batch, dout_row,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    SOFTPLUS: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """The mirror of `segment_states`: q at the start of each segment if the one at its end were 0, and its factor.
+
+    local = sum_t exp(A (delta_begin + ... + delta_t)) C_t dy_t, walking on until the factor has underflowed.
+    """
+    COUNT: tl.constexpr = D_STATE // STATES
+    batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
+    segment = tl.program_id(1).to(tl.int64)
+    t = segment * segment_length
+    end = tl.minimum(t + segment_length, padded_length)
+    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
+    mask = inside[:, None]
+    bias = per_channel(bias_ptr, channel, inside)
+    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    slowest = tl.max(A[0], 1)
+    for j in tl.static_range(1, COUNT):
+        slowest = tl.maximum(slowest, tl.max(A[j], 1))
+    C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
+    delta_ptr += batch * delta_batch + channel
+    dout_ptr += batch * dout_batch + channel
+    delta_row = tl.cast(delta_row, tl.int64)
+    dout_row = tl.cast(dout_row, tl.int64)
+    if z_ptr is not None:
+        z_ptr += batch * z_batch + channel
+        z_row = tl.cast(z_row, tl.int64)
+
+    local = zero_states(BLOCK, COUNT, STATES)
+    passed = tl.zeros((BLOCK,), tl.float32)  # sum of delta from the first step to the one at hand
+    alive = 1  # no packed sequence has started since the first step
+    going = t < end
+    while going:
+        raws = load_rows(delta_ptr + t * delta_row, delta_row, length - t, inside, TILE, FULL)
+        douts = load_rows(dout_ptr + t * dout_row, dout_row, length - t, inside, TILE, FULL)
+        if z_ptr is not None:
+            zs = load_rows(z_ptr + t * z_row, z_row, length - t, inside, TILE, FULL)
+        for i in tl.static_range(TILE):
+            passed += step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
+            dy = douts[i].to(tl.float32)
+            if z_ptr is not None:
+                z = zs[i].to(tl.float32)
+                dy *= z * sigmoid(z)
+            if starts_ptr is not None:
+                alive = tl.where(tl.load(starts_ptr + batch * padded_length + t + i) != 0, 0, alive)
+                dy = tl.where(alive != 0, dy, 0.0)
+            total = ()
+            for j in tl.static_range(COUNT):
+                C = input_row(C_ptr, t, i, j, channels, D_STATE, STATES, C_CONSTANT)
+                total += (local[j] + tl.exp2((passed * LOG2E)[:, None] * A[j]) * (dy[:, None] * C),)
+            local = total
+        t += TILE
+        going = (t < end) & (alive != 0)
+        if SOFTPLUS:
+            going = going & (tl.max(tl.where(inside, passed * slowest, float("-inf")), 0) > UNDERFLOW)
+    decay = ()
+    for j in tl.static_range(COUNT):
+        decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
+    batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
+    offset = (segment * batches + batch) * D_STATE * channels
+    store_states(decay_ptr + offset + states, channels, mask, decay, COUNT, STATES)
+    store_states(local_ptr + offset + states, channels, mask, local, COUNT, STATES)
+
+
+@triton.jit(do_not_specialize=[
+    "length", "padded_length", "channels", "groups", "zero", "segment_length",
+    "u_batch", "u_row", "delta_batch", "delta_row", "z_batch", "z_row", "dout_batch", "dout_row",
+])  # fmt: skip
+def scan_backward(
+    u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, starts_ptr, saved_ptr, dout_ptr, dfinal_ptr,
+    decay_ptr, local_ptr, scratch_ptr,
+    du_ptr, ddelta_ptr, dz_ptr, dA_ptr, dB_ptr, dC_ptr, dD_ptr, dbias_ptr, dinitial_ptr,
+    length, padded_length, channels, groups, zero, segment_length,
+    u_batch, u_row, delta_batch, delta_row, z_batch, z_row, dout_batch, dout_row,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All gradients. Those of A, D, bias (and a constant B or C) are this program's share, (segment, batch, ...); those
+    of B and C are its channels' share, (block of channels, batch, padded length, d_state).
+    """
+    TILE: tl.constexpr = 4
+    COUNT: tl.constexpr = D_STATE // STATES
+    batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
+    segments = tl.num_programs(1)
+    segment = tl.program_id(1).to(tl.int64)
+    begin = segment * segment_length
+    end = tl.minimum(begin + segment_length, padded_length)
+    blocks = groups * tl.cdiv(channels // groups, BLOCK)
+    batches = tl.num_programs(0) // blocks
+    program = tl.program_id(0).to(tl.int64)
+    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
+    state_of_batch = batch * D_STATE * channels
+    mask = inside[:, None]
+    bias = per_channel(bias_ptr, channel, inside)
+    D = per_channel(D_ptr, channel, inside)
+    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
+    C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
+    u_ptr += batch * u_batch + channel
+    delta_ptr += batch * delta_batch + channel
+    dout_ptr += batch * dout_batch + channel
+    u_row = tl.cast(u_row, tl.int64)
+    delta_row = tl.cast(delta_row, tl.int64)
+    dout_row = tl.cast(dout_row, tl.int64)
+    if z_ptr is not None:
+        z_ptr += batch * z_batch + channel
+        z_row = tl.cast(z_row, tl.int64)
+    row = tl.cast(channels, tl.int64)  # of the gradients, which are contiguous
+    first_row = batch * length * row + channel
+    own = tl.arange(0, STATES)[None, :] * BLOCK + (tl.arange(0, BLOCK) + zero)[:, None]
+    saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels + states
+    scratch_ptr = scratch_ptr + (program * segments + segment) * (CHUNK // TILE * D_STATE * BLOCK) + own
+    sums_row = ((program % blocks) * batches + batch) * padded_length * D_STATE
+
+    if dfinal_ptr is not None:
+        q = load_states(dfinal_ptr + state_of_batch + states, channels, mask, COUNT, STATES)
+    else:
+        q = zero_states(BLOCK, COUNT, STATES)
+    if decay_ptr is not None:
+        per_segment = batches * D_STATE * channels
+        last = (segments - 1) * per_segment + state_of_batch
+        q = fold_segments(
+            q, decay_ptr + last + states, local_ptr + last + states,
+            segments - 1 - segment, -per_segment, channels, mask, COUNT, STATES,
+        )  # fmt: skip
+    dA = zero_states(BLOCK, COUNT, STATES)
+    if B_CONSTANT:
+        dB = zero_states(BLOCK, COUNT, STATES)
+    if C_CONSTANT:
+        dC = zero_states(BLOCK, COUNT, STATES)
+    dD = tl.zeros((BLOCK,), tl.float32)
+    dbias = tl.zeros((BLOCK,), tl.float32)
+
+    for chunk in range((end - begin) // CHUNK):
+        first = end - (chunk + 1) * CHUNK
+        # forward through the chunk
+        h = load_states(saved_ptr + first // CHUNK * D_STATE * channels, channels, mask, COUNT, STATES)
+        us = load_rows(u_ptr + first * u_row, u_row, length - first, inside, TILE, FULL)
+        raws = load_rows(delta_ptr + first * delta_row, delta_row, length - first, inside, TILE, FULL)
+        Bs = ()
+        for i in tl.static_range(TILE):
+            Bs += (input_rows(B_ptr, first, i, channels, D_STATE, STATES, B_CONSTANT),)
+        last = first + CHUNK - TILE
+        douts = load_rows(dout_ptr + last * dout_row, dout_row, length - last, inside, TILE, FULL)
+        zs = douts
+        if z_ptr is not None:
+            zs = load_rows(z_ptr + last * z_row, z_row, length - last, inside, TILE, FULL)
+        for tile in range(1, CHUNK // TILE):
+            t = first + (tile - 1) * TILE
+            ahead = t + TILE  # loads run a tile ahead of their use
+            us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+            raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
+            Bs_ahead = ()
+            for i in tl.static_range(TILE):
+                Bs_ahead += (input_rows(B_ptr, ahead, i, channels, D_STATE, STATES, B_CONSTANT),)
+            # This store also keeps the loads above it, that is early: the compiler moves no load past a store.
+            store_states(scratch_ptr + (tile - 1) * (D_STATE * BLOCK), BLOCK, None, h, COUNT, STATES)
+            for i in tl.static_range(TILE):
+                delta = step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
+                x = delta * us[i].to(tl.float32)
+                if starts_ptr is not None:
+                    carry = tl.load(starts_ptr + batch * padded_length + t + i) == 0
+                after = ()
+                for j in tl.static_range(COUNT):
+                    before = h[j]
+                    if starts_ptr is not None:
+                        before = tl.where(carry, before, 0.0)
+                    after += (tl.exp2((delta * LOG2E)[:, None] * A[j]) * before + x[:, None] * Bs[i][j],)
+                h = after
+            us = us_ahead
+            raws = raws_ahead
+            Bs = Bs_ahead
+        store_states(scratch_ptr + (CHUNK // TILE - 1) * (D_STATE * BLOCK), BLOCK, None, h, COUNT, STATES)
+        # back through the chunk
+        for back in range(CHUNK // TILE):
+            tile = CHUNK // TILE - 1 - back
+            t = first + tile * TILE
+            h = load_states(scratch_ptr + tile * (D_STATE * BLOCK), BLOCK, None, COUNT, STATES)
+            ahead = tl.maximum(t - TILE, first)
+            us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+            raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
+            douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
+            zs_ahead = douts_ahead
+            if z_ptr is not None:
+                zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
+            deltas = ()
+            xs = ()
+            dys = ()
+            ys = ()
+            dxs = ()
+            dss = ()
+            for i in tl.static_range(TILE):
+                delta = step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
+                dy = douts[i].to(tl.float32)
+                if z_ptr is not None:
+                    z = zs[i].to(tl.float32)
+                    dy *= z * sigmoid(z)
+                deltas += (delta,)
+                xs += (delta * us[i].to(tl.float32),)
+                dys += (dy,)
+                ys += (D * us[i].to(tl.float32),)
+                dxs += (tl.zeros((BLOCK,), tl.float32),)
+                dss += (tl.zeros((BLOCK,), tl.float32),)
+            new_q = ()
+            new_dA = ()
+            new_dB = ()
+            new_dC = ()
+            B_rows = time_rows(B_ptr, t, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
+            C_rows = time_rows(C_ptr, t, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
+            for j in tl.static_range(COUNT):
+                # forward through the tile
+                state = h[j]
+                befores = ()
+                factors = ()
+                new_ys = ()
+                C_sum = tl.zeros((16, 8), tl.float32)
+                B_sum = tl.zeros((16, 8), tl.float32)
+                if C_CONSTANT:
+                    dCj = dC[j]
+                if B_CONSTANT:
+                    dBj = dB[j]
+                for i in tl.static_range(TILE):
+                    factor = tl.exp2((deltas[i] * LOG2E)[:, None] * A[j])
+                    if starts_ptr is not None:
+                        carry = tl.load(starts_ptr + batch * padded_length + t + i) == 0
+                        state = tl.where(carry, state, 0.0)
+                        factor = tl.where(carry, factor, 0.0)
+                    befores += (state,)
+                    factors += (factor,)
+                    state = factor * state + xs[i][:, None] * B_rows[i]
+                    new_ys += (ys[i] + tl.sum(state * C_rows[i], 1),)
+                    C_term = state * dys[i][:, None]
+                    if C_CONSTANT:
+                        dCj += C_term
+                    else:
+                        C_sum = add_over_channels(C_sum, C_term, i, STATES, PRECISION)
+                ys = new_ys
+                if j + 1 < COUNT:
+                    B_next = time_rows(B_ptr, t, j + 1, channels, TILE, D_STATE, STATES, B_CONSTANT)
+                    C_next = time_rows(C_ptr, t, j + 1, channels, TILE, D_STATE, STATES, C_CONSTANT)
+                if C_CONSTANT:
+                    new_dC += (dCj,)
+                else:
+                    store_channel_sums(dC_ptr + sums_row + t * D_STATE + j * STATES, C_sum, D_STATE, STATES)
+                # back through the tile
+                qj = q[j]
+                dAj = dA[j]
+                new_dxs = ()
+                new_dss = ()
+                for k in tl.static_range(TILE):
+                    g = dys[TILE - 1 - k][:, None] * C_rows[TILE - 1 - k] + qj
+                    B_term = g * xs[TILE - 1 - k][:, None]
+                    if B_CONSTANT:
+                        dBj += B_term
+                    else:
+                        B_sum = add_over_channels(B_sum, B_term, TILE - 1 - k, STATES, PRECISION)
+                    new_dxs = (dxs[TILE - 1 - k] + tl.sum(g * B_rows[TILE - 1 - k], 1),) + new_dxs
+                    qj = factors[TILE - 1 - k] * g
+                    through_factor = qj * befores[TILE - 1 - k]
+                    new_dss = (dss[TILE - 1 - k] + tl.sum(through_factor * A[j], 1),) + new_dss
+                    dAj += through_factor * deltas[TILE - 1 - k][:, None]
+                dxs = new_dxs
+                dss = new_dss
+                new_q += (qj,)
+                new_dA += (dAj,)
+                if B_CONSTANT:
+                    new_dB += (dBj,)
+                else:
+                    store_channel_sums(dB_ptr + sums_row + t * D_STATE + j * STATES, B_sum, D_STATE, STATES)
+                if j + 1 < COUNT:
+                    B_rows = B_next
+                    C_rows = C_next
+            q = new_q
+            dA = new_dA
+            if B_CONSTANT:
+                dB = new_dB
+            if C_CONSTANT:
+                dC = new_dC
+            for i in tl.static_range(TILE):
+                u = us[i].to(tl.float32)
+                ddelta = dss[i] + u * dxs[i]
+                if SOFTPLUS:
+                    ddelta *= sigmoid(raws[i].to(tl.float32) + bias)
+                if not FULL:
+                    ddelta = tl.where(inside & (t + i < length), ddelta, 0.0)
+                dD += dys[i] * u
+                dbias += ddelta
+                here = first_row + (t + i) * row
+                valid = tl.full((BLOCK,), 1, tl.int1) if FULL else inside & (t + i < length)
+                tl.store(du_ptr + here, (D * dys[i] + deltas[i] * dxs[i]).to(du_ptr.dtype.element_ty), valid)
+                tl.store(ddelta_ptr + here, ddelta.to(ddelta_ptr.dtype.element_ty), valid)
+                if z_ptr is not None:
+                    z = zs[i].to(tl.float32)
+                    gate = sigmoid(z)
+                    dz = douts[i].to(tl.float32) * ys[i] * (gate + z * gate * (1 - gate))
+                    tl.store(dz_ptr + here, dz.to(dz_ptr.dtype.element_ty), valid)
+            us = us_ahead
+            raws = raws_ahead
+            douts = douts_ahead
+            zs = zs_ahead
+
+    share = segment * batches + batch
+    shares = share * D_STATE * channels + states
+    store_states(dA_ptr + shares, channels, mask, dA, COUNT, STATES)
+    if B_CONSTANT:
+        store_states(dB_ptr + shares, channels, mask, dB, COUNT, STATES)
+    if C_CONSTANT:
+        store_states(dC_ptr + shares, channels, mask, dC, COUNT, STATES)
+    tl.store(dD_ptr + share * channels + channel, dD, inside)
+    tl.store(dbias_ptr + share * channels + channel, dbias, inside)
+    if dinitial_ptr is not None and segment == 0:
+        store_states(dinitial_ptr + state_of_batch + states, channels, mask, q, COUNT, STATES)

@@ -1,0 +1,371 @@
+r"""The forward pass of the selective scan as Triton kernels.
+
+One program runs `BLOCK` channels of one batch entry over one segment of time. A lane of a warp owns one channel: its
+states stay in registers, consecutive lanes read consecutive channels, and lanes never exchange anything. Step by step,
+with log2(e) folded into A so that the hardware's base-2 exponential serves,
+
+    delta_t = softplus(delta_t + delta_bias)
+    h_t     = 2^(delta_t A log2 e) h_{t-1} + delta_t u_t B_t
+    y_t     = (C_t . h_t + D u_t) silu(z_t)
+
+Every `CHUNK` steps the state is stored: the backward pass starts its recomputation there.
+
+Time is cut into segments when batch times channels do not fill the GPU. The state at the start of a segment is then
+unknown, so `segment_states` first computes what each segment by itself adds to the state at its end,
+
+    local = sum_t 2^(A log2 e (delta_{t+1} + ... + delta_end)) delta_t u_t B_t,
+
+walking back from the end until the factor has underflowed to zero in every lane: nothing before can matter. Each
+program of the main kernel then folds the segments before its own, h <- decay h + local.
+
+How tensors come: u, delta, z with their own strides but contiguous channels; A transposed to (d_state, channels); B and
+C in float32 as (batch, groups, length, d_state), the length padded to whole chunks, or constant as A; states as
+(..., d_state, channels). d_state is padded to a power of two: a padded state has A = B = C = 0 and stays 0.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+UNDERFLOW = tl.constexpr(-150.0)  # 2^-150 is zero in float32
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + e^x) to full relative accuracy: max(x, 0) + 2 atanh(s) with e = e^-|x|, s = e / (2 + e) <= 1/3.
+
+    The polynomial is 2 atanh(s) / s in s^2, to 4e-9. Here and below 1 / x is rsqrt(x)^2, one instruction and a product.
+    """
+    e = tl.exp2(-tl.abs(x) * LOG2E)
+    r = tl.rsqrt(2 + e)
+    s = e * (r * r)
+    w = s * s
+    return tl.maximum(x, 0.0) + s * (2.0 + w * (0.66666322 + w * (0.40024595 + w * (0.27965158 + w * 0.28157778))))
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x)."""
+    r = tl.rsqrt(1 + tl.exp2(-x * LOG2E))
+    return r * r
+
+
+@triton.jit
+def step_size(raw, bias, valid, SOFTPLUS: tl.constexpr, FULL: tl.constexpr):
+    """Delta from what was loaded; 0 outside of the sequence, where the state then stays as it is."""
+    delta = raw.to(tl.float32) + bias
+    if SOFTPLUS:
+        delta = softplus(delta)
+    if not FULL:
+        delta = tl.where(valid, delta, 0.0)
+    return delta
+
+
+@triton.jit
+def locate(channels, groups, zero, BLOCK: tl.constexpr):
+    """(batch entry, group, channel of each lane, whether the lane has one); no block of channels straddles groups.
+
+    `zero` is 0, which the compiler does not know: it hides that the first channel is aligned. Otherwise a thread would
+    be given four neighbouring channels, and the states of a channel would be spread over lanes.
+    """
+    channels_per_group = channels // groups
+    blocks = tl.cdiv(channels_per_group, BLOCK)
+    program = tl.program_id(0)
+    group = (program // blocks) % groups
+    lane = (program % blocks) * BLOCK + tl.arange(0, BLOCK) + zero
+    return (
+        (program // (blocks * groups)).to(tl.int64),
+        group,
+        group * channels_per_group + lane,
+        lane < channels_per_group,
+    )
+
+
+@triton.jit
+def per_channel(pointer, channel, inside):
+    """One float32 for each lane's channel; 0 if there is no such parameter."""
+    if pointer is None:
+        return tl.zeros(channel.shape, tl.float32)
+    else:
+        return tl.load(pointer + channel, inside, 0.0).to(tl.float32)
+
+
+@triton.jit
+def load_rows(pointer, stride, steps_left, inside, COUNT: tl.constexpr, FULL: tl.constexpr):
+    """`COUNT` consecutive time steps, one number a lane each; zeros outside of the sequence."""
+    rows = ()
+    for i in tl.static_range(COUNT):
+        if FULL:
+            rows += (tl.load(pointer + i * stride),)
+        else:
+            rows += (tl.load(pointer + i * stride, inside & (i < steps_left), 0.0),)
+    return rows
+
+
+@triton.jit
+def load_states(pointer, stride, mask, COUNT: tl.constexpr, STATES: tl.constexpr):
+    """`COUNT` blocks of `STATES` states, (BLOCK, STATES) each; `pointer` is to the first block."""
+    blocks = ()
+    for j in tl.static_range(COUNT):
+        if mask is None:
+            blocks += (tl.load(pointer + j * STATES * stride),)
+        else:
+            blocks += (tl.load(pointer + j * STATES * stride, mask, 0.0),)
+    return blocks
+
+
+@triton.jit
+def store_states(pointer, stride, mask, blocks, COUNT: tl.constexpr, STATES: tl.constexpr):
+    """The reverse of `load_states`."""
+    for j in tl.static_range(COUNT):
+        tl.store(pointer + j * STATES * stride, blocks[j], mask)
+
+
+@triton.jit
+def zero_states(BLOCK: tl.constexpr, COUNT: tl.constexpr, STATES: tl.constexpr):
+    """`COUNT` blocks of zeros."""
+    blocks = ()
+    for _ in tl.static_range(COUNT):
+        blocks += (tl.zeros((BLOCK, STATES), tl.float32),)
+    return blocks
+
+
+@triton.jit
+def input_pointer(
+    pointer, batch, group, groups, padded_length, channels, channel,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, CONSTANT: tl.constexpr,
+):  # fmt: skip
+    """Pointers to the first block of B or C at step 0: (1, STATES) for all lanes, or (BLOCK, STATES) if constant."""
+    PACKED: tl.constexpr = 2 if pointer.dtype.element_ty == tl.int32 else 1
+    n = tl.arange(0, STATES // PACKED)[None, :]
+    if CONSTANT:
+        return pointer + n * channels + tl.minimum(channel, channels - 1)[:, None]
+    else:
+        return pointer + (batch * groups + group) * padded_length * (D_STATE // PACKED) + n
+
+
+@triton.jit
+def input_row(
+    pointer, t, i, j, channels, D_STATE: tl.constexpr, STATES: tl.constexpr, CONSTANT: tl.constexpr
+):  # fmt: skip
+    """Block j of B or C at step t + i as it is stored: float32, or two bfloat16 in an int32."""
+    PACKED: tl.constexpr = 2 if pointer.dtype.element_ty == tl.int32 else 1
+    if CONSTANT:
+        return tl.load(pointer + j * STATES * channels)
+    else:
+        return tl.load(pointer + t * (D_STATE // PACKED) + (i * D_STATE + j * STATES) // PACKED)
+
+
+@triton.jit
+def unpacked(row):
+    """A block of B or C in float32. A bfloat16 is the upper half of a float32."""
+    if row.dtype == tl.int32:
+        even = (row << 16).to(tl.float32, bitcast=True)
+        odd = (row & -65536).to(tl.float32, bitcast=True)
+        return tl.reshape(tl.join(even, odd), (row.shape[0], 2 * row.shape[1]))
+    else:
+        return row
+
+
+@triton.jit
+def input_rows(
+    pointer, t, i, channels, D_STATE: tl.constexpr, STATES: tl.constexpr, CONSTANT: tl.constexpr
+):  # fmt: skip
+    """All blocks of B or C at step t + i."""
+    blocks = ()
+    for j in tl.static_range(D_STATE // STATES):
+        blocks += (input_row(pointer, t, i, j, channels, D_STATE, STATES, CONSTANT),)
+    return blocks
+
+
+@triton.jit
+def fold_segments(
+    state, decay_ptr, local_ptr, count, segment_stride, stride, mask, COUNT: tl.constexpr, STATES: tl.constexpr
+):
+    """Carry a state through `count` segments: state <- decay state + local."""
+    for _ in range(count):
+        decay = load_states(decay_ptr, stride, mask, COUNT, STATES)
+        local = load_states(local_ptr, stride, mask, COUNT, STATES)
+        carried = ()
+        for j in tl.static_range(COUNT):
+            carried += (decay[j] * state[j] + local[j],)
+        state = carried
+        decay_ptr += segment_stride
+        local_ptr += segment_stride
+    return state
+
+
+@triton.jit(do_not_specialize=[
+    "length", "padded_length", "channels", "groups", "zero", "segment_length",
+    "u_batch", "u_row", "delta_batch", "delta_row",
+])  # fmt: skip
+def segment_states(
+    u_ptr, delta_ptr, A_ptr, B_ptr, bias_ptr, starts_ptr, decay_ptr, local_ptr,
+    length, padded_length, channels, groups, zero, segment_length,
+    u_batch, u_row, delta_batch, delta_row,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """For each segment: `local`, the state at its end if it began with 0, and `decay`, the factor of what it began with.
+
+    Both are (segment, batch, d_state, channels).
+    """
+    COUNT: tl.constexpr = D_STATE // STATES
+    batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
+    segment = tl.program_id(1).to(tl.int64)
+    begin = segment * segment_length
+    end = tl.minimum(begin + segment_length, padded_length)
+    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
+    mask = inside[:, None]
+    bias = per_channel(bias_ptr, channel, inside)
+    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    slowest = tl.max(A[0], 1)
+    for j in tl.static_range(1, COUNT):
+        slowest = tl.maximum(slowest, tl.max(A[j], 1))
+    B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
+    u_ptr += batch * u_batch + channel
+    delta_ptr += batch * delta_batch + channel
+    u_row = tl.cast(u_row, tl.int64)
+    delta_row = tl.cast(delta_row, tl.int64)
+
+    local = zero_states(BLOCK, COUNT, STATES)
+    passed = tl.zeros((BLOCK,), tl.float32)  # sum of delta from the next step to the end
+    alive = 1  # no packed sequence has started between the step at hand and the end
+    t = end - TILE
+    going = t >= begin
+    while going:
+        us = load_rows(u_ptr + t * u_row, u_row, length - t, inside, TILE, FULL)
+        raws = load_rows(delta_ptr + t * delta_row, delta_row, length - t, inside, TILE, FULL)
+        for k in tl.static_range(TILE):
+            delta = step_size(raws[TILE - 1 - k], bias, inside & (t + TILE - 1 - k < length), SOFTPLUS, FULL)
+            x = delta * us[TILE - 1 - k].to(tl.float32)
+            if starts_ptr is not None:
+                x = tl.where(alive != 0, x, 0.0)
+            total = ()
+            for j in tl.static_range(COUNT):
+                B = unpacked(input_row(B_ptr, t, TILE - 1 - k, j, channels, D_STATE, STATES, B_CONSTANT))
+                total += (local[j] + tl.exp2((passed * LOG2E)[:, None] * A[j]) * (x[:, None] * B),)
+            local = total
+            passed += delta
+            if starts_ptr is not None:
+                alive = tl.where(tl.load(starts_ptr + batch * padded_length + t + TILE - 1 - k) != 0, 0, alive)
+        t -= TILE
+        going = (t >= begin) & (alive != 0)
+        if SOFTPLUS:
+            going = going & (tl.max(tl.where(inside, passed * slowest, float("-inf")), 0) > UNDERFLOW)
+    decay = ()
+    for j in tl.static_range(COUNT):
+        decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
+    batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
+    offset = (segment * batches + batch) * D_STATE * channels
+    store_states(decay_ptr + offset + states, channels, mask, decay, COUNT, STATES)
+    store_states(local_ptr + offset + states, channels, mask, local, COUNT, STATES)
+
+
+@triton.jit(do_not_specialize=[
+    "length", "padded_length", "channels", "groups", "zero", "segment_length",
+    "u_batch", "u_row", "delta_batch", "delta_row", "z_batch", "z_row",
+])  # fmt: skip
+def scan_forward(
+    u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, initial_ptr, starts_ptr, decay_ptr, local_ptr,
+    y_ptr, final_ptr, saved_ptr,
+    length, padded_length, channels, groups, zero, segment_length,
+    u_batch, u_row, delta_batch, delta_row, z_batch, z_row,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
+    SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """y, the state at the start of every chunk (batch, chunk, d_state, channels), and the final state."""
+    COUNT: tl.constexpr = D_STATE // STATES
+    batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
+    segment = tl.program_id(1).to(tl.int64)
+    begin = segment * segment_length
+    end = tl.minimum(begin + segment_length, padded_length)
+    batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
+    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
+    state_of_batch = batch * D_STATE * channels
+    mask = inside[:, None]
+    bias = per_channel(bias_ptr, channel, inside)
+    D = per_channel(D_ptr, channel, inside)
+    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    A2 = ()
+    for j in tl.static_range(COUNT):
+        A2 += (A[j] * LOG2E,)
+    B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
+    C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
+    u_ptr += batch * u_batch + channel
+    delta_ptr += batch * delta_batch + channel
+    y_ptr += batch * length * channels + channel
+    u_row = tl.cast(u_row, tl.int64)
+    delta_row = tl.cast(delta_row, tl.int64)
+    y_row = tl.cast(channels, tl.int64)
+    if z_ptr is not None:
+        z_ptr += batch * z_batch + channel
+        z_row = tl.cast(z_row, tl.int64)
+    if saved_ptr is not None:
+        saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels + states
+
+    if initial_ptr is not None:
+        h = load_states(initial_ptr + state_of_batch + states, channels, mask, COUNT, STATES)
+    else:
+        h = zero_states(BLOCK, COUNT, STATES)
+    if decay_ptr is not None:
+        h = fold_segments(
+            h, decay_ptr + state_of_batch + states, local_ptr + state_of_batch + states,
+            segment, batches * D_STATE * channels, channels, mask, COUNT, STATES,
+        )  # fmt: skip
+    us = load_rows(u_ptr + begin * u_row, u_row, length - begin, inside, TILE, FULL)
+    raws = load_rows(delta_ptr + begin * delta_row, delta_row, length - begin, inside, TILE, FULL)
+    zs = us
+    if z_ptr is not None:
+        zs = load_rows(z_ptr + begin * z_row, z_row, length - begin, inside, TILE, FULL)
+    B = input_rows(B_ptr, begin, 0, channels, D_STATE, STATES, B_CONSTANT)
+    C = input_rows(C_ptr, begin, 0, channels, D_STATE, STATES, C_CONSTANT)
+    for t in range(begin, end, TILE):
+        if saved_ptr is not None:
+            if t % CHUNK == 0:
+                store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
+        # Loads run ahead of their use, those of the next tile by a tile and those of the next step by a step. The store
+        # at the end of each step keeps them there: the compiler moves no load past a store, but else moves it to its use.
+        ahead = tl.minimum(t + TILE, end - TILE)
+        us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+        raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
+        zs_ahead = us_ahead
+        if z_ptr is not None:
+            zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
+        B_of_next_tile = input_rows(B_ptr, ahead, 0, channels, D_STATE, STATES, B_CONSTANT)
+        C_of_next_tile = input_rows(C_ptr, ahead, 0, channels, D_STATE, STATES, C_CONSTANT)
+        for i in tl.static_range(TILE):
+            if i + 1 < TILE:
+                B_ahead = input_rows(B_ptr, t, i + 1, channels, D_STATE, STATES, B_CONSTANT)
+                C_ahead = input_rows(C_ptr, t, i + 1, channels, D_STATE, STATES, C_CONSTANT)
+            else:
+                B_ahead = B_of_next_tile
+                C_ahead = C_of_next_tile
+            u = us[i].to(tl.float32)
+            delta = step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
+            y = D * u
+            if starts_ptr is not None:
+                carry = tl.load(starts_ptr + batch * padded_length + t + i) == 0
+            after = ()
+            for j in tl.static_range(COUNT):
+                before = h[j]
+                if starts_ptr is not None:
+                    before = tl.where(carry, before, 0.0)
+                after += (tl.exp2(delta[:, None] * A2[j]) * before + (delta * u)[:, None] * unpacked(B[j]),)
+                y += tl.sum(after[j] * unpacked(C[j]), 1)
+            h = after
+            if z_ptr is not None:
+                z = zs[i].to(tl.float32)
+                y = y * (z * sigmoid(z))
+            row_ptr = y_ptr + (t + i) * y_row
+            if FULL:
+                tl.store(row_ptr, y.to(y_ptr.dtype.element_ty))
+            else:
+                tl.store(row_ptr, y.to(y_ptr.dtype.element_ty), inside & (t + i < length))
+            B = B_ahead
+            C = C_ahead
+        us = us_ahead
+        raws = raws_ahead
+        zs = zs_ahead
+    if end == padded_length:
+        store_states(final_ptr + state_of_batch + states, channels, mask, h, COUNT, STATES)
