@@ -1,6 +1,8 @@
 """The language model: names, initialisation, loss, and errors."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -86,3 +88,24 @@ def test_wrong_arguments_are_named() -> None:
         model(ids, attention_mask=ids[:, 1:])
     with pytest.raises(ShapeError, match="state is of 1 layers; expected 2"):
         model(ids, state=model(ids).state[:1])
+
+
+def test_compiles_without_a_graph_break() -> None:
+    """In a process of its own: torch.compile is to see the functions, not the shape checks around them."""
+    program = """
+import torch
+from baby_mamba import Mamba, MambaConfig
+
+def loss_and_gradients(model, parameters):
+    loss = model(ids, labels=ids).loss
+    return [loss, *torch.autograd.grad(loss, parameters)]
+
+ids = torch.randint(0, 11, (2, 6))
+for backend in ("auto", "parallel", "reference"):  # in this order: the first one is not imported before it is compiled
+    model = Mamba(MambaConfig(vocab_size=11, d_model=8, n_layer=2, d_state=4, backend=backend))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    parameters = list(model.parameters())
+    torch.testing.assert_close(loss_and_gradients(compiled, parameters), loss_and_gradients(model, parameters))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -162,6 +162,5 @@ def test_float64_is_refused() -> None:
 def test_fake_kernels_agree_with_the_real_ones() -> None:
     arguments = random_arguments(1, 5, 2, 3)
     given = [arguments[name].requires_grad_() for name in NAMES[:-1]]
-    torch.library.opcheck(
-        triton_scan._forward, (*given, True, arguments["initial_state"], None, True), test_utils=("test_schema", "test_faketensor")
-    )  # fmt: skip
+    inputs = (*given, True, arguments["initial_state"], None, True)
+    torch.library.opcheck(triton_scan._forward, inputs, test_utils=("test_schema", "test_faketensor"))

@@ -9,11 +9,9 @@
 | `auto`      | follows the tensors' device: the first of an operation's candidates that is made for it      |
 """
 
-import importlib
 import importlib.util
 import logging
-from functools import cache
-from types import ModuleType
+from collections.abc import Collection
 
 import torch
 
@@ -21,53 +19,45 @@ from baby_mamba.errors import BackendUnavailableError
 
 logger = logging.getLogger("baby_mamba")
 
-# What each backend needs: device types (None is any), module to import, and the remedy when that module is missing.
+# What each backend needs: types of device (None is any), a package, and the remedy where that is missing.
 _NEEDS: dict[str, tuple[tuple[str, ...] | None, str | None, str]] = {
     "triton": (("cuda",), "triton", "pip install 'triton>=3.6' (Linux only)"),
     "cpu": (("cpu",), "numba", "pip install 'numba>=0.61'"),
     "parallel": (None, None, ""),
     "reference": (None, None, ""),
 }
+_installed = {name: importlib.util.find_spec(name) is not None for _, name, _ in _NEEDS.values() if name is not None}
+_announced: set[tuple[str, str, str]] = set()
 
 
-def choose_backend(op: str, requested: str, device: torch.device, implementations: dict[str, str]) -> ModuleType:
-    """The module that implements `op` on `device`.
+def choose_backend(op: str, requested: str, device: torch.device, backends: Collection[str]) -> str:
+    """The name of the backend that computes `op` on `device`. torch.compile traces this, so it is plain.
 
     Args:
         op: name of the operation, for messages.
         requested: "auto" or the name of a backend.
         device: where the tensors are.
-        implementations: module name by backend name, in the order in which "auto" prefers them.
+        backends: names of those that the operation has, in the order in which "auto" prefers them.
 
     Raises:
         BackendUnavailableError: the backend that was asked for by name is unknown, not written for this operation,
             not made for this device, or lacks a package.
     """
-    return _choose(op, requested, device.type, tuple(implementations.items()))
-
-
-@cache
-def _choose(op: str, requested: str, device: str, implementations: tuple[tuple[str, str], ...]) -> ModuleType:
-    modules = dict(implementations)
-    if requested != "auto":
-        if requested not in modules:
-            raise BackendUnavailableError(
-                f"{op}: backend {requested!r} does not exist here; choose auto or one of {', '.join(modules)}"
-            )
-        obstacle = _obstacle(requested, device)
-        if obstacle:
-            raise BackendUnavailableError(f"{op}: backend {requested!r} {obstacle}")
-        return importlib.import_module(modules[requested])
-    obstacles = {name: _obstacle(name, device) for name in modules}
-    for name, module in modules.items():
-        if not obstacles[name]:
-            logger.info("%s: %s backend on %s", op, name, device)
-            return importlib.import_module(module)
-        if _made_for(name, device):  # the fast one for this device is missing: say so
-            logger.warning("%s: backend %s %s", op, name, obstacles[name])
-    raise BackendUnavailableError(
-        f"{op}: no backend runs on {device}: {'; '.join(f'{name} {obstacle}' for name, obstacle in obstacles.items())}"
-    )
+    if requested == "auto":
+        for name in backends:
+            if _made_for(name, device.type) and _has_package(name):
+                if not torch.compiler.is_compiling():
+                    _announce(op, name, device.type, backends)
+                return name
+        obstacles = "; ".join([f"{name} {_obstacle(name, device.type)}" for name in backends])
+        raise BackendUnavailableError(f"{op}: no backend runs on {device.type}: {obstacles}")
+    if requested not in backends:
+        raise BackendUnavailableError(
+            f"{op}: backend {requested!r} does not exist here; choose auto or one of {', '.join(backends)}"
+        )
+    if not (_made_for(requested, device.type) and _has_package(requested)):
+        raise BackendUnavailableError(f"{op}: backend {requested!r} {_obstacle(requested, device.type)}")
+    return requested
 
 
 def _made_for(name: str, device: str) -> bool:
@@ -75,11 +65,25 @@ def _made_for(name: str, device: str) -> bool:
     return devices is None or device in devices
 
 
+def _has_package(name: str) -> bool:
+    _, package, _ = _NEEDS[name]
+    return package is None or _installed[package]
+
+
 def _obstacle(name: str, device: str) -> str:
-    """Why a backend cannot run on a device, with the remedy; empty if it can."""
+    """Why a backend cannot run on a device, with the remedy."""
     devices, package, remedy = _NEEDS[name]
     if not _made_for(name, device):
         return f"runs on {' and '.join(devices)}, and these tensors are on {device}; move them or use backend='auto'"
-    if package is not None and importlib.util.find_spec(package) is None:
-        return f"needs {package}, which is not installed; {remedy}"
-    return ""
+    return f"needs {package}, which is not installed; {remedy}"
+
+
+def _announce(op: str, chosen: str, device: str, backends: Collection[str]) -> None:
+    """Log what "auto" chose, once, and warn where the fast backend for this device is missing."""
+    if (op, chosen, device) in _announced:
+        return
+    _announced.add((op, chosen, device))
+    for name in backends:
+        if _made_for(name, device) and not _has_package(name):
+            logger.warning("%s: backend %s %s", op, name, _obstacle(name, device))
+    logger.info("%s: %s backend on %s", op, chosen, device)

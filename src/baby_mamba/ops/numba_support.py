@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baby_mamba.errors import BackendUnavailableError
+
 logger = logging.getLogger("baby_mamba")
 
 SERIAL_WORK = 1 << 16  # with fewer elements, waking the other threads takes longer than the work
@@ -85,6 +87,24 @@ class Kernel:
                 logger.info("compiled %s in %.1f s, kept in %s", name, seconds, compiled.stats.cache_path or "memory")
             self._compiled[variant] = compiled
             return compiled
+
+
+def register(
+    name: str, forward: Callable, backward: Callable, setup_context: Callable, differentiate: Callable
+) -> None:
+    """Implement the operators baby_mamba::{name}_cpu and, for its gradients, baby_mamba::{name}_cpu_backward."""
+
+    def refuse(*_):
+        raise BackendUnavailableError(
+            f"{name}: backend 'cpu' has no derivatives of its derivatives; use backend='parallel' for them"
+        )
+
+    for suffix, run, derivative, setup in (
+        ("", forward, differentiate, setup_context),
+        ("_backward", backward, refuse, None),
+    ):
+        torch.library.impl(f"baby_mamba::{name}_cpu{suffix}", "CPU", run)
+        torch.library.register_autograd(f"baby_mamba::{name}_cpu{suffix}", derivative, setup_context=setup)
 
 
 def to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:

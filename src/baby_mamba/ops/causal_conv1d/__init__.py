@@ -5,17 +5,23 @@ r"""The causal depthwise convolution of a Mamba block: each channel looks at its
 Mamba, arXiv 2312.00752, section 3.4 and figure 3.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.backend import choose_backend
+from baby_mamba.ops.causal_conv1d.reference import causal_conv1d as _reference
 
-_IMPLEMENTATIONS = {
-    "cpu": "baby_mamba.ops.causal_conv1d.cpu",
-    # Plain PyTorch already runs along all steps at once, so one implementation answers to both names.
-    "parallel": "baby_mamba.ops.causal_conv1d.reference",
-    "reference": "baby_mamba.ops.causal_conv1d.reference",
-}
+
+def _cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from baby_mamba.ops.causal_conv1d.cpu import causal_conv1d
+
+    return causal_conv1d(*arguments)
+
+
+# Plain PyTorch already runs along all steps at once, so one implementation answers to both names.
+_IMPLEMENTATIONS = {"cpu": _cpu, "parallel": _reference, "reference": _reference}
 
 
 def causal_conv1d(
@@ -52,8 +58,8 @@ def causal_conv1d(
         BackendUnavailableError: the backend asked for by name cannot run here.
     """
     _check(x, weight, bias, activation, initial_state, sequence_ids)
-    implementation = choose_backend("causal_conv1d", backend, x.device, _IMPLEMENTATIONS)
-    y, final_state = implementation.causal_conv1d(x, weight, bias, activation, initial_state, sequence_ids)
+    implementation = _IMPLEMENTATIONS[choose_backend("causal_conv1d", backend, x.device, _IMPLEMENTATIONS)]
+    y, final_state = implementation(x, weight, bias, activation, initial_state, sequence_ids)
     return (y, final_state) if return_final_state else y
 
 

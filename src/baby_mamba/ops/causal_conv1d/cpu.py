@@ -26,7 +26,7 @@ from baby_mamba.ops.lanes import (
     write_rows,
     zero_like,
 )
-from baby_mamba.ops.numba_support import Kernel, rows_to_numpy, to_numpy
+from baby_mamba.ops.numba_support import Kernel, register, rows_to_numpy, to_numpy
 
 SEGMENT = 32  # steps in a unit of work
 
@@ -256,6 +256,4 @@ def _differentiate(ctx, grad_y, grad_final_state):
     return dx, dweight, None if bias is None else dbias, None, None if initial_state is None else dstate, None
 
 
-torch.library.impl("baby_mamba::causal_conv1d_cpu", "CPU", _run_forward)
-torch.library.impl("baby_mamba::causal_conv1d_cpu_backward", "CPU", _run_backward)
-torch.library.register_autograd("baby_mamba::causal_conv1d_cpu", _differentiate, setup_context=_save_for_backward)
+register("causal_conv1d", _run_forward, _run_backward, _save_for_backward, _differentiate)

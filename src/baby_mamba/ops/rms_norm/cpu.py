@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from baby_mamba.ops.lanes import LANES, clear, empty_lanes, lane_sum, load, store, zero_like
-from baby_mamba.ops.numba_support import Kernel, rows_to_numpy
+from baby_mamba.ops.numba_support import Kernel, register, rows_to_numpy
 
 ROWS = 128
 
@@ -144,6 +144,4 @@ def _differentiate(ctx, grad_y, grad_total):
 
 _NOTHING = {torch.float32: np.empty((0, 0, 0), np.float32), torch.float64: np.empty((0, 0, 0), np.float64)}
 
-torch.library.impl("baby_mamba::rms_norm_cpu", "CPU", _run_forward)
-torch.library.impl("baby_mamba::rms_norm_cpu_backward", "CPU", _run_backward)
-torch.library.register_autograd("baby_mamba::rms_norm_cpu", _differentiate, setup_context=_save_for_backward)
+register("rms_norm", _run_forward, _run_backward, _save_for_backward, _differentiate)

@@ -8,19 +8,38 @@ algorithm 2; A by zero-order hold, eq. 4; B by the simpler Euler rule of the rel
     y_t     = (C_t . h_t + D u_t) * silu(z_t)
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.backend import choose_backend
+from baby_mamba.ops.selective_scan.reference import computing_dtype
+from baby_mamba.ops.selective_scan.reference import selective_scan as _reference
 
-_REAL = {
-    "triton": "baby_mamba.ops.selective_scan.triton",
-    "cpu": "baby_mamba.ops.selective_scan.cpu",
-    "parallel": "baby_mamba.ops.selective_scan.parallel",
-    "reference": "baby_mamba.ops.selective_scan.reference",
-}
-_COMPLEX = {name: _REAL[name] for name in ("parallel", "reference")}
+
+def _triton(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from baby_mamba.ops.selective_scan.triton import selective_scan
+
+    return selective_scan(*arguments)
+
+
+def _cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from baby_mamba.ops.selective_scan.cpu import selective_scan
+
+    return selective_scan(*arguments)
+
+
+def _parallel(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from baby_mamba.ops.selective_scan.parallel import selective_scan
+
+    return selective_scan(*arguments)
+
+
+# Imported when first used: numba and Triton take time, and torch.utils.checkpoint imports Triton where it is installed.
+_IN_PLAIN_PYTORCH = {"parallel": _parallel, "reference": _reference}
+_IMPLEMENTATIONS = {"triton": _triton, "cpu": _cpu, **_IN_PLAIN_PYTORCH}  # as "auto" prefers them
 
 
 def selective_scan(
@@ -70,8 +89,15 @@ def selective_scan(
         BackendUnavailableError: the backend asked for by name cannot run here.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state, sequence_ids)
-    implementation = choose_backend("selective_scan", backend, u.device, _COMPLEX if A.is_complex() else _REAL)
-    y, final_state = implementation.selective_scan(
+    implementations = _IMPLEMENTATIONS
+    if A.is_complex() or (
+        # Triton's kernels compute in float32: asked for by name they refuse float64, and "auto" passes them over.
+        backend == "auto"
+        and u.is_cuda
+        and computing_dtype(u, delta, A, B, C, delta_bias, initial_state) == torch.float64
+    ):
+        implementations = _IN_PLAIN_PYTORCH
+    y, final_state = implementations[choose_backend("selective_scan", backend, u.device, implementations)](
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, sequence_ids
     )
     return (y, final_state) if return_final_state else y
@@ -147,9 +173,3 @@ def _check(
 def _wrong(name: str, tensor: Tensor, expected: str) -> None:
     got = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
     raise ShapeError(f"selective_scan: {name} is {got}; expected {expected}")
-
-
-def computing_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float64 if any tensor is float64 or complex128, else float32: the real dtype in which a scan computes."""
-    wide = (torch.float64, torch.complex128)
-    return torch.float64 if any(t is not None and t.dtype in wide for t in tensors) else torch.float32

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baby_mamba.errors import BackendUnavailableError
 from baby_mamba.ops.lanes import (
     LANES,
     clear,
@@ -40,8 +41,8 @@ from baby_mamba.ops.lanes import (
     write_rows,
     zero_like,
 )
-from baby_mamba.ops.numba_support import SERIAL_WORK, Kernel, rows_to_numpy, to_numpy
-from baby_mamba.ops.selective_scan import computing_dtype
+from baby_mamba.ops.numba_support import SERIAL_WORK, Kernel, register, rows_to_numpy, to_numpy
+from baby_mamba.ops.selective_scan.reference import computing_dtype
 
 CHUNK = 32  # steps between two states that are kept for the backward pass
 UNITS = 16  # cut a large scan into about this many units of work
@@ -379,7 +380,7 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_stat
     groups = math.lcm(B.shape[2] if B.ndim == 4 else 1, C.shape[2] if C.ndim == 4 else 1)
     blocks = -(-channels // (groups * LANES))
     work = batch * length * channels * A.shape[1]
-    slabs = max(1, min(UNITS // max(batch * groups, 1), blocks // 2)) if work > SERIAL_WORK else 1
+    slabs = max(1, min(UNITS // max(batch * groups, 1), blocks // 4)) if work > SERIAL_WORK else 1
     arguments = (
         rows_to_numpy(u, dtype),
         rows_to_numpy(delta, dtype),
@@ -508,7 +509,9 @@ def _(grad_y, grad_final_state, kept_states, *inputs):
 
 
 def _save_for_backward(ctx, inputs, output):
-    *inputs, _ = inputs
+    *inputs, keep_states = inputs
+    if not keep_states:
+        raise BackendUnavailableError("selective_scan_cpu: gradients need keep_states=True")
     ctx.delta_softplus = inputs.pop(8)
     ctx.save_for_backward(output[2], *inputs)
     ctx.mark_non_differentiable(output[2])
@@ -527,6 +530,4 @@ def _differentiate(ctx, grad_y, grad_final_state, _):
     return *grads[:8], None, grads[8], None, None
 
 
-torch.library.impl("baby_mamba::selective_scan_cpu", "CPU", _run_forward)
-torch.library.impl("baby_mamba::selective_scan_cpu_backward", "CPU", _run_backward)
-torch.library.register_autograd("baby_mamba::selective_scan_cpu", _differentiate, setup_context=_save_for_backward)
+register("selective_scan", _run_forward, _run_backward, _save_for_backward, _differentiate)

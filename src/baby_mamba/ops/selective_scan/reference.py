@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor
 
-from baby_mamba.ops.selective_scan import computing_dtype
-
 
 def selective_scan(
     u: Tensor,
@@ -84,6 +82,12 @@ def prepare(
     return Prepared(
         u.to(dtype), delta, A.to(state_dtype), grouped(B), grouped(C), initial_state.to(state_dtype), starts
     )
+
+
+def computing_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if any tensor is float64 or complex128, else float32: the real dtype in which a scan computes."""
+    wide = (torch.float64, torch.complex128)
+    return torch.float64 if any(t is not None and t.dtype in wide for t in tensors) else torch.float32
 
 
 def per_channel(M: Tensor, u: Tensor) -> Tensor:

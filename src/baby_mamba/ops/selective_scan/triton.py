@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from baby_mamba.errors import ShapeError
-from baby_mamba.ops.selective_scan import computing_dtype
+from baby_mamba.ops.selective_scan.reference import computing_dtype
 from baby_mamba.ops.selective_scan.triton_backward import scan_backward, segment_adjoints
 from baby_mamba.ops.selective_scan.triton_forward import scan_forward, segment_states
 
@@ -326,7 +326,7 @@ class Plan:
         return (0, 0) if x is None else (x.stride(0), x.stride(1))
 
     def transposed(self, M: Tensor) -> Tensor:
-        """(channels, d_state) -> (padded d_state, channels). Padding repeats A's first state, with B = 0 a harmless one."""
+        """(channels, d_state) -> (padded d_state, channels). Padding repeats the first state of A, where B = 0."""
         M_t = M.float().t()
         padding = self.d_state - M_t.shape[0]
         return torch.cat([M_t, M_t[:1].expand(padding, -1)]) if padding else M_t.contiguous()

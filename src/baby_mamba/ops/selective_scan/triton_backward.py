@@ -1,6 +1,6 @@
 r"""The backward pass of the selective scan as Triton kernels.
 
-With a_t = exp(delta_t A), and dy_t what reaches y_t before the gate, the adjoint g_t of the state h_t runs back in time:
+With a_t = exp(delta_t A), and dy_t what reaches y_t before the gate, the adjoint g_t of h_t runs back in time:
 
     g_t = C_t dy_t + q_{t+1},  q_t = a_t g_t
 
@@ -17,8 +17,8 @@ and within a chunk first forward from the stored state, leaving the state before
 memory (which stays in the L2 cache), then back tile by tile with the tile's states and factors in registers, `STATES`
 of the d_state at a time.
 
-The sums over channels run across lanes. Adding them with shuffles would take as long as all the rest, so the tensor cores
-add them (`add_over_channels`). Each block of channels writes its own sum, and these are added in a fixed order
+The sums over channels run across lanes. Adding them with shuffles would take as long as all the rest, so the tensor
+cores add them (`add_over_channels`). Each block of channels writes its own sum, and these are added in a fixed order
 afterwards: no atomics.
 """
 
@@ -47,9 +47,9 @@ from baby_mamba.ops.selective_scan.triton_forward import (
 def add_over_channels(sums, term, i, STATES: tl.constexpr, PRECISION: tl.constexpr):
     """Add `term`, (32 channels, one a lane; STATES), at step i to `sums`: row (i, n), column c // 4 for channel c.
 
-    A matrix product is a sum over lanes: channels 4 c ... 4 c + 3 of a state make four rows of the right factor, and the
-    left factor has ones where these rows belong to the state of its row. The lanes already hold what the tensor cores
-    want from them, so nothing is moved.
+    A matrix product is a sum over lanes: channels 4 c ... 4 c + 3 of a state make four rows of the right factor, and
+    the left factor has ones where these rows belong to the state of its row. The lanes already hold what the tensor
+    cores want from them, so nothing is moved.
     """
     matrix = tl.reshape(tl.permute(tl.reshape(term, (8, 4, STATES)), (2, 1, 0)), (STATES * 4, 8))
     owner = i * STATES + tl.arange(0, STATES * 4) // 4
@@ -340,10 +340,10 @@ def scan_backward(
                         dBj += B_term
                     else:
                         B_sum = add_over_channels(B_sum, B_term, TILE - 1 - k, STATES, PRECISION)
-                    new_dxs = (dxs[TILE - 1 - k] + tl.sum(g * B_rows[TILE - 1 - k], 1),) + new_dxs
+                    new_dxs = (dxs[TILE - 1 - k] + tl.sum(g * B_rows[TILE - 1 - k], 1),) + new_dxs  # noqa: RUF005 - Triton knows no starred tuples
                     qj = factors[TILE - 1 - k] * g
                     through_factor = qj * befores[TILE - 1 - k]
-                    new_dss = (dss[TILE - 1 - k] + tl.sum(through_factor * A[j], 1),) + new_dss
+                    new_dss = (dss[TILE - 1 - k] + tl.sum(through_factor * A[j], 1),) + new_dss  # noqa: RUF005
                     dAj += through_factor * deltas[TILE - 1 - k][:, None]
                 dxs = new_dxs
                 dss = new_dss

@@ -206,7 +206,7 @@ def segment_states(
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """For each segment: `local`, the state at its end if it began with 0, and `decay`, the factor of what it began with.
+    """For each segment `local`, the state at its end had it begun with 0, and `decay`, the factor of its first state.
 
     Both are (segment, batch, d_state, channels).
     """
@@ -321,11 +321,11 @@ def scan_forward(
     B = input_rows(B_ptr, begin, 0, channels, D_STATE, STATES, B_CONSTANT)
     C = input_rows(C_ptr, begin, 0, channels, D_STATE, STATES, C_CONSTANT)
     for t in range(begin, end, TILE):
-        if saved_ptr is not None:
+        if saved_ptr is not None:  # noqa: SIM102 - the compiler drops this branch, and only this form of it
             if t % CHUNK == 0:
                 store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
         # Loads run ahead of their use, those of the next tile by a tile and those of the next step by a step. The store
-        # at the end of each step keeps them there: the compiler moves no load past a store, but else moves it to its use.
+        # at the end of each step keeps them there: the compiler moves no load past a store; else it would sink it.
         ahead = tl.minimum(t + TILE, end - TILE)
         us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
         raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
