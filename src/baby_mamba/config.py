@@ -214,7 +214,7 @@ class GenerationConfig(_Section):
 
     num_generated_tokens: int = _key(300, "tokens in a sample", at_least=1)
     generated_text_path: str = _key("", "file to which samples are appended; empty is samples.txt in the run folder")
-    prompt: str = _key("The ", "text that a sample continues; within double quotes, \\n is a line break")
+    prompt: str = _key("When the ", "text that a sample continues; within double quotes, \\n is a line break")
     temperature: float = _key(0.7, "divides the logits; 0 takes the likeliest token", at_least=0)
     top_k: int = _key(0, "sample among the k likeliest tokens; 0 is all", at_least=0)
     top_p: float = _key(0.95, "sample among the likeliest tokens that hold this probability", above=0, at_most=1)

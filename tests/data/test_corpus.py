@@ -57,10 +57,11 @@ def test_a_split_without_characters_is_refused(tmp_path, text, fraction):
 # Kinds of corpora
 
 
-def test_python_manual_holds_every_paragraph_once_and_in_order():
+def test_python_manual_holds_every_paragraph_but_tables_once_and_in_order():
     corpus = load("python-manual")
     assert corpus.name == "python-manual"
     paragraphs = "\n\n".join(topics[name].strip("\n") for name in sorted(topics)).split("\n\n")
+    paragraphs = [paragraph for paragraph in paragraphs if "--+" not in paragraph]
     held = whole(corpus).split("\n\n")
     assert set(held) == set(paragraphs)
     assert held == sorted(set(paragraphs), key=paragraphs.index)

@@ -254,7 +254,7 @@ def where_less(typing_context, a, b, then, otherwise):
 
 @intrinsic
 def _two_to_the(typing_context, biased):
-    """2^n for integers n, given as biased = n + `_magic`: the low bits of that sum are the exponent's bits of 2^n."""
+    """2^n for integers n, given as biased = n + magic (`_exponents`): its low bits are those of 2^n's exponent."""
 
     def generate(context, builder, sig, args):
         bits = ir.VectorType(ir.IntType(biased.dtype.bitwidth), LANES)

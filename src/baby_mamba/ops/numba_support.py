@@ -120,6 +120,12 @@ def rows_to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     return to_numpy(tensor if tensor.stride(-1) == 1 else tensor.contiguous(), dtype)
 
 
+@functools.cache
+def absent(dtype: torch.dtype, dimensions: int) -> np.ndarray:
+    """The empty array that stands for a tensor that is not given."""
+    return torch.empty((0,) * dimensions, dtype=dtype).numpy()
+
+
 def _numba_type(argument: np.ndarray | int | float | bool) -> numba.types.Type:
     if isinstance(argument, np.ndarray):
         # "A": any strides. One compiled version then serves contiguous, sliced and expanded tensors.

@@ -26,7 +26,7 @@ from baby_mamba.ops.lanes import (
     write_rows,
     zero_like,
 )
-from baby_mamba.ops.numba_support import Kernel, register, rows_to_numpy, to_numpy
+from baby_mamba.ops.numba_support import Kernel, absent, register, rows_to_numpy, to_numpy
 
 SEGMENT = 32  # steps in a unit of work
 
@@ -174,10 +174,6 @@ def _first_tap(sequence_ids, i, t, width):
 
 # --------------------------------------------------------------------------------------------------------- operators
 
-_NO_STATE = {torch.float32: np.empty((0, 0, 0), np.float32), torch.float64: np.empty((0, 0, 0), np.float64)}
-_NO_BIAS = {dtype: array.reshape(0, 1) for dtype, array in _NO_STATE.items()}
-_NO_IDS = np.empty((0, 0), np.int64)
-
 
 def _arguments(x, weight, bias, silu, initial_state, sequence_ids):
     """(dtype, units, work, arguments) for a kernel; empty arrays stand for absent tensors."""
@@ -186,9 +182,9 @@ def _arguments(x, weight, bias, silu, initial_state, sequence_ids):
     arguments = (
         rows_to_numpy(x, dtype),
         to_numpy(weight, dtype),
-        _NO_BIAS[dtype] if bias is None else to_numpy(bias, dtype)[:, None],
-        _NO_STATE[dtype] if initial_state is None else rows_to_numpy(initial_state, dtype),
-        _NO_IDS if sequence_ids is None else to_numpy(sequence_ids, torch.int64),
+        absent(dtype, 2) if bias is None else to_numpy(bias, dtype)[:, None],
+        absent(dtype, 3) if initial_state is None else rows_to_numpy(initial_state, dtype),
+        absent(torch.int64, 2) if sequence_ids is None else to_numpy(sequence_ids, torch.int64),
         silu,
     )
     return dtype, batch * max(-(-length // SEGMENT), 1), x.numel() * weight.shape[1], arguments

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from baby_mamba.ops.lanes import LANES, clear, empty_lanes, lane_sum, load, store, zero_like
-from baby_mamba.ops.numba_support import Kernel, register, rows_to_numpy
+from baby_mamba.ops.numba_support import Kernel, absent, register, rows_to_numpy
 
-ROWS = 128
+ROWS = 128  # in a unit of work
 
 
 def rms_norm(
@@ -98,7 +98,7 @@ def _run_forward(x, weight, epsilon, residual, residual_dtype):
     units = -(-(x.numel() // max(weight.shape[0], 1)) // ROWS)
     _forward(
         dtype, units, x.numel(), _rows(summand.to(residual_dtype), dtype),
-        _NOTHING[dtype] if residual is None else _rows(residual, dtype),
+        absent(dtype, 3) if residual is None else _rows(residual, dtype),
         _rows(weight, dtype), epsilon, _rows(y, dtype), _rows(total, dtype),
     )  # fmt: skip
     return y.to(x.dtype), total.to(residual_dtype)
@@ -117,7 +117,7 @@ def _run_backward(grad_y, grad_total, total, weight, epsilon):
     grad_weight = torch.empty((units, weight.shape[0]), dtype=dtype)
     _backward(
         dtype, units, total.numel(), _rows(total, dtype), _rows(weight, dtype), epsilon, _rows(grad_y, dtype),
-        _NOTHING[dtype] if grad_total is None else _rows(grad_total, dtype),
+        absent(dtype, 3) if grad_total is None else _rows(grad_total, dtype),
         _rows(grad_r, dtype), _rows(grad_weight, dtype),
     )  # fmt: skip
     return grad_r, grad_weight.sum(0).to(weight.dtype)
@@ -141,7 +141,5 @@ def _differentiate(ctx, grad_y, grad_total):
     dresidual = None if ctx.residual_dtype is None else dr.to(ctx.residual_dtype)
     return dr.to(ctx.x_dtype), dweight, None, dresidual, None
 
-
-_NOTHING = {torch.float32: np.empty((0, 0, 0), np.float32), torch.float64: np.empty((0, 0, 0), np.float64)}
 
 register("rms_norm", _run_forward, _run_backward, _save_for_backward, _differentiate)

@@ -21,7 +21,6 @@ a fixed order, so gradients do not depend on the number of threads.
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +40,7 @@ from baby_mamba.ops.lanes import (
     write_rows,
     zero_like,
 )
-from baby_mamba.ops.numba_support import SERIAL_WORK, Kernel, register, rows_to_numpy, to_numpy
+from baby_mamba.ops.numba_support import SERIAL_WORK, Kernel, absent, register, rows_to_numpy, to_numpy
 from baby_mamba.ops.selective_scan.reference import computing_dtype
 
 CHUNK = 32  # steps between two states that are kept for the backward pass
@@ -387,11 +386,11 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_stat
         to_numpy(A, dtype),
         _grouped(to_numpy(B, dtype)),
         _grouped(to_numpy(C, dtype)),
-        _NO_VECTOR[dtype] if D is None else to_numpy(D, dtype)[:, None],
-        _NO_SEQUENCE[dtype] if z is None else rows_to_numpy(z, dtype),
-        _NO_VECTOR[dtype] if delta_bias is None else to_numpy(delta_bias, dtype)[:, None],
-        _NO_SEQUENCE[dtype] if initial_state is None else to_numpy(initial_state, dtype),
-        _NO_IDS if sequence_ids is None else to_numpy(sequence_ids, torch.int64),
+        absent(dtype, 2) if D is None else to_numpy(D, dtype)[:, None],
+        absent(dtype, 3) if z is None else rows_to_numpy(z, dtype),
+        absent(dtype, 2) if delta_bias is None else to_numpy(delta_bias, dtype)[:, None],
+        absent(dtype, 3) if initial_state is None else to_numpy(initial_state, dtype),
+        absent(torch.int64, 2) if sequence_ids is None else to_numpy(sequence_ids, torch.int64),
         delta_softplus,
         groups,
         slabs,
@@ -404,10 +403,6 @@ def _grouped(M):
     """Give B and C that vary in time their dimension of groups."""
     return M[:, :, None] if M.ndim == 3 else M
 
-
-_NO_SEQUENCE = {torch.float32: np.empty((0, 0, 0), np.float32), torch.float64: np.empty((0, 0, 0), np.float64)}
-_NO_VECTOR = {dtype: array.reshape(0, 1) for dtype, array in _NO_SEQUENCE.items()}
-_NO_IDS = np.empty((0, 0), np.int64)
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
