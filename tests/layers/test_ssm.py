@@ -54,22 +54,5 @@ def test_a_large_step_resets_the_state_and_a_small_one_keeps_it() -> None:
         torch.testing.assert_close(ssm(u, state=before)[1], ssm(u)[1])
 
 
-@torch.no_grad()
-def test_A_follows_A_log_without_gradients() -> None:
-    ssm, other = SelectiveSSM(MambaConfig(d_model=8)), SelectiveSSM(MambaConfig(d_model=8))
-    other.A_log.add_(1)
-    assert ssm.A is ssm.A
-    ssm.A_log.mul_(0.5)
-    torch.testing.assert_close(ssm.A, -ssm.A_log.exp())
-    ssm.load_state_dict(other.state_dict())
-    torch.testing.assert_close(ssm.A, other.A)
-    with torch.inference_mode():
-        ssm.A_log.sub_(2)
-        torch.testing.assert_close(ssm.A, -ssm.A_log.exp())
-    assert ssm.double().A.dtype == torch.float64
-    with torch.enable_grad():
-        assert ssm.A.requires_grad
-
-
 def test_A_stays_float32_in_a_module_that_is_cast_down() -> None:
     assert SelectiveSSM(MambaConfig(d_model=8)).bfloat16().A.dtype == torch.float32

@@ -35,7 +35,6 @@ class SelectiveSSM(nn.Module):
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
         self.A_log = nn.Parameter(initial_A_log(self.d_inner, self.d_state))
         self.D = nn.Parameter(torch.ones(self.d_inner))
-        self._kept_A: tuple[tuple[int, int], Tensor] | None = None
         self._initialise_dt(config)
 
     @torch.no_grad()
@@ -52,16 +51,8 @@ class SelectiveSSM(nn.Module):
 
     @property
     def A(self) -> Tensor:
-        """(d_inner, d_state), negative; float32 even if the module was cast down, since A is exponentiated twice.
-
-        Without gradients it is computed once and kept until A_log changes: a decoding step is so short that it shows.
-        """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.A_log.is_inference():
-            return _negative_exp(self.A_log)
-        version = (self.A_log.data_ptr(), self.A_log._version)
-        if self._kept_A is None or self._kept_A[0] != version:
-            self._kept_A = (version, _negative_exp(self.A_log))
-        return self._kept_A[1]
+        """(d_inner, d_state), negative; float32 even if the module was cast down, since A is exponentiated twice."""
+        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
 
     def selection(self, u: Channels) -> tuple[Tensor, Tensor, Tensor]:
         """Delta before bias and softplus (batch, length, d_inner), B and C (batch, length, d_state) for each token."""
@@ -105,10 +96,6 @@ class SelectiveSSM(nn.Module):
         )
 
     forward = scan
-
-
-def _negative_exp(A_log: Tensor) -> Tensor:
-    return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
 
 
 def initial_A_log(channels: int, d_state: int) -> Tensor:

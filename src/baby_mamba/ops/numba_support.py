@@ -26,7 +26,7 @@ from baby_mamba.errors import BackendUnavailableError
 
 logger = logging.getLogger("baby_mamba")
 
-SERIAL_WORK = 1 << 17  # with fewer elements, waking the other threads takes longer than the work
+SERIAL_WORK = 1 << 16  # with fewer elements, waking the other threads takes longer than the work
 
 
 class Kernel:
