@@ -1,6 +1,7 @@
 """Shape checks for every annotated function, and the rule that GPU tests need a GPU."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -28,6 +29,14 @@ install_import_hook(
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # 0 is a float, too
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts():
+    """A shell starts background jobs with Ctrl-C ignored; the tests of it are to mean the same there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -105,7 +105,7 @@ def test_minimal_config_with_only_the_published_keys() -> None:
         "generated_text_path = out/text.txt\n"
     )
     assert run("-c", "minimal.ini") == 0
-    assert Path("out/text.txt").read_text().startswith("--- step 1 ---\nThe ")
+    assert Path("out/text.txt").read_text().startswith("--- step 1 ---\nWhen the ")
     assert not Path("run/samples.txt").exists()
 
 
