@@ -1,11 +1,12 @@
 """Selective scan on a CPU: the backends against each other, from short sequences to long ones.
 
-    python benchmarks/cpu_scan.py            # L = 64 ... 16,384; about two minutes on two cores
-    python benchmarks/cpu_scan.py --quick    # L = 64 ... 1,024; seconds
+    python benchmarks/cpu_scan.py            # L = 64 ... 16,384; about five minutes on two cores
+    python benchmarks/cpu_scan.py --quick    # L = 64 ... 1,024
 
 For every length and backend it prints the time of one forward and backward pass (the median of several), the time per
-token, and how much memory the pass takes at its peak, as a multiple of the scan's inputs and output. Neither time per
-token nor multiple should grow with the length. Backends take turns, so that a busy machine slows all of them alike.
+token, and how much memory the pass takes at its peak, as a multiple of the scan's inputs and output. Every pass has the
+same number of tokens, as many short sequences or few long ones, so that only the length differs: neither time per token
+nor multiple should grow with it. Backends take turns, so that a busy machine slows all of them alike.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from baby_mamba.environment import describe_environment
 from baby_mamba.ops import selective_scan
 
 CHANNELS, D_STATE = 256, 16  # d_model 128
+LENGTHS = (64, 256, 1024, 4096, 16384)
 # Beyond these lengths a pass takes many seconds, or more memory than a laptop has.
 LONGEST = {"cpu": 1 << 20, "parallel": 4096, "reference": 1024}
 
@@ -28,7 +30,7 @@ LONGEST = {"cpu": 1 << 20, "parallel": 4096, "reference": 1024}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short sequences only")
-    parser.add_argument("--batch", type=int, default=1, help="sequences (default: 1)")
+    parser.add_argument("--tokens", type=int, default=16384, help="of a pass, over all its sequences (default: 16384)")
     parser.add_argument("--repeats", type=int, default=7, help="passes of which the median counts (default: 7)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: PyTorch's choice")
     arguments = parser.parse_args()
@@ -36,13 +38,18 @@ def main() -> None:
 
     for name, value in describe_environment().items():
         print(f"{name}: {value}")
-    print(f"\nfloat32, batch {arguments.batch}, {CHANNELS} channels, d_state {D_STATE}; forward and backward\n")
-    print("| length | backend   |        ms | microseconds/token | peak / (inputs + outputs) | slower than cpu |")
-    print("|-------:|-----------|----------:|-------------------:|--------------------------:|----------------:|")
+    print(f"\nfloat32, {arguments.tokens:,} tokens, {CHANNELS} channels, d_state {D_STATE}; forward and backward\n")
+    print(
+        "| length | batch | backend   |        ms | microseconds/token | peak / (inputs + outputs) | slower than cpu |"
+    )
+    print(
+        "|-------:|------:|-----------|----------:|-------------------:|--------------------------:|----------------:|"
+    )
     time_pass("cpu", scan_inputs(1, 64))  # compile before anything is timed
-    for length in (64, 256, 1024) if arguments.quick else (64, 256, 1024, 4096, 16384):
+    for length in LENGTHS[:3] if arguments.quick else LENGTHS:
+        batch = max(1, arguments.tokens // length)
         backends = [name for name, longest in LONGEST.items() if length <= longest]
-        inputs = scan_inputs(arguments.batch, length)
+        inputs = scan_inputs(batch, length)
         times: dict[str, list[float]] = {name: [] for name in backends}
         for _ in range(arguments.repeats):
             for name in backends:
@@ -52,8 +59,8 @@ def main() -> None:
         for name in backends:
             memory = peak_memory(name, inputs)
             print(
-                f"| {length:6,} | {name:9} | {1e3 * medians[name]:9.2f} "
-                f"| {1e6 * medians[name] / (arguments.batch * length):18.2f} "
+                f"| {length:6,} | {batch:5,} | {name:9} | {1e3 * medians[name]:9.2f} "
+                f"| {1e6 * medians[name] / (batch * length):18.2f} "
                 f"| {'not measured' if memory is None else f'{memory:.2f}':>25} "
                 f"| {medians[name] / medians['cpu']:15.1f} |",
                 flush=True,

@@ -40,9 +40,7 @@ def causal_conv1d(
     sequence_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Fused loops over time; arguments and results as `ops.causal_conv1d`."""
-    return torch.ops.baby_mamba.causal_conv1d_cpu.default(
-        x, weight, bias, activation == "silu", initial_state, sequence_ids
-    )
+    return _operator(x, weight, bias, activation == "silu", initial_state, sequence_ids)
 
 
 # ------------------------------------------------------------------------------------------------------------- loops
@@ -252,4 +250,4 @@ def _differentiate(ctx, grad_y, grad_final_state):
     return dx, dweight, None if bias is None else dbias, None, None if initial_state is None else dstate, None
 
 
-register("causal_conv1d", _run_forward, _run_backward, _save_for_backward, _differentiate)
+_operator = register("causal_conv1d", _run_forward, _run_backward, _save_for_backward, _differentiate)

@@ -103,6 +103,9 @@ def selective_scan(
     return (y, final_state) if return_final_state else y
 
 
+_NAMES = ("delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "sequence_ids")
+
+
 def _check(
     u: Tensor,
     delta: Tensor,
@@ -121,28 +124,25 @@ def _check(
     if A.ndim != 2 or A.shape[0] != channels or not (A.is_floating_point() or A.is_complex()):
         _wrong("A", A, f"a real or complex tensor (channels, d_state) with channels = {channels}, as in u")
     d_state = A.shape[1]
-    fixed = {
-        "delta": (delta, (batch, length, channels)),
-        "z": (z, (batch, length, channels)),
-        "D": (D, (channels,)),
-        "delta_bias": (delta_bias, (channels,)),
-    }
-    for name, (tensor, shape) in fixed.items():
+    rows, per_channel = (batch, length, channels), (channels,)
+    for name, tensor, shape in (
+        ("delta", delta, rows),
+        ("z", z, rows),
+        ("D", D, per_channel),
+        ("delta_bias", delta_bias, per_channel),
+    ):
         if tensor is not None and (tensor.shape != shape or not tensor.is_floating_point()):
             _wrong(name, tensor, f"a floating-point tensor of shape {shape}")
     for name, tensor in (("B", B), ("C", C)):
-        shapes = {2: (channels, d_state), 3: (batch, length, d_state)}
-        if tensor.ndim == 4:
-            groups = tensor.shape[2]
-            shapes[4] = (batch, length, groups, d_state)
-            if groups == 0 or channels % groups:
-                _wrong(name, tensor, f"a number of groups that divides channels = {channels}")
-        if tensor.shape != shapes.get(tensor.ndim):
+        if tensor.ndim == 4 and (tensor.shape[2] == 0 or channels % tensor.shape[2]):
+            _wrong(name, tensor, f"a number of groups that divides channels = {channels}")
+        shape = (channels, d_state) if tensor.ndim == 2 else (batch, length, *tensor.shape[2:-1], d_state)
+        if not 2 <= tensor.ndim <= 4 or tensor.shape != shape:
             _wrong(
                 name,
                 tensor,
-                f"(batch, length, d_state) = {shapes[3]}, (batch, length, groups, d_state) "
-                f"or (channels, d_state) = {shapes[2]}",
+                f"(batch, length, d_state) = {(batch, length, d_state)}, (batch, length, groups, d_state) "
+                f"or (channels, d_state) = {(channels, d_state)}",
             )
         if tensor.is_complex() != A.is_complex() or not (tensor.is_floating_point() or tensor.is_complex()):
             _wrong(name, tensor, f"{'complex' if A.is_complex() else 'real floating-point'} numbers, as A has")
@@ -154,18 +154,8 @@ def _check(
         sequence_ids.shape != (batch, length) or sequence_ids.is_floating_point() or sequence_ids.is_complex()
     ):
         _wrong("sequence_ids", sequence_ids, f"integers of shape (batch, length) = {(batch, length)}")
-    tensors = {
-        "delta": delta,
-        "A": A,
-        "B": B,
-        "C": C,
-        "D": D,
-        "z": z,
-        "delta_bias": delta_bias,
-        "initial_state": initial_state,
-        "sequence_ids": sequence_ids,
-    }
-    for name, tensor in tensors.items():
+    tensors = (delta, A, B, C, D, z, delta_bias, initial_state, sequence_ids)
+    for name, tensor in zip(_NAMES, tensors, strict=True):
         if tensor is not None and tensor.device != u.device:
             _wrong(name, tensor, f"a tensor on {u.device}, where u is; move it with .to({str(u.device)!r})")
 

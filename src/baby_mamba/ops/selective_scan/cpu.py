@@ -64,7 +64,7 @@ def selective_scan(
     """Fused loops over time; arguments and results as `ops.selective_scan`."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    y, final_state, _ = torch.ops.baby_mamba.selective_scan_cpu.default(
+    y, final_state, _ = _operator(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, sequence_ids, keep_states
     )
     return y, final_state
@@ -525,4 +525,4 @@ def _differentiate(ctx, grad_y, grad_final_state, _):
     return *grads[:8], None, grads[8], None, None
 
 
-register("selective_scan", _run_forward, _run_backward, _save_for_backward, _differentiate)
+_operator = register("selective_scan", _run_forward, _run_backward, _save_for_backward, _differentiate)
