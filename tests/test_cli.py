@@ -2,9 +2,12 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 
 from baby_mamba import cli
 from baby_mamba.config import RunConfig, load_config
+from baby_mamba.scoring import load_questions, score_choices, score_text
 from baby_mamba.training.checkpoint import find_checkpoint, load_model
 
 TEXT = "the quick brown fox jumps over the lazy dog and the dog sleeps on.\n" * 30
@@ -130,8 +134,6 @@ def test_the_default_job_is_what_an_installed_program_runs() -> None:
 
 
 def test_the_same_command_goes_on_after_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    import signal
-
     from baby_mamba.training import ConsoleReporter
 
     with monkeypatch.context() as patch:
@@ -203,6 +205,71 @@ def test_generated_text_is_kept_only_where_asked() -> None:
     assert Path("out.txt").read_text().count("the ") >= 2
 
 
+def test_generate_stops_at_a_string() -> None:
+    assert run("-c", "job.ini") == 0
+    whole, cut = io.StringIO(), io.StringIO()
+    arguments = ["generate", "--run", "run", "--set", "generation_config.num_generated_tokens=40"]
+    with redirect_stdout(whole):
+        assert run(*arguments) == 0
+    new = whole.getvalue()[len("the ") : -1]
+    stop = new[20]
+    with redirect_stdout(cut):
+        assert run(*arguments, "--set", f"generation_config.stop={json.dumps(stop)}") == 0
+    assert cut.getvalue() == "the " + new[: new.index(stop)] + "\n"
+
+
+def test_interactive(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Lines from a pipe; each is gone on from, and the whole is one text, of which nothing is read twice."""
+    Path("text.txt").write_text(TEXT.replace("\n", " "))  # so that each line of output is one turn
+    assert run("-c", "job.ini") == 0
+    capsys.readouterr()
+    greedy = ["--run", "run", "--set", "generation_config.temperature=0"]
+    out = ["--set", "generation_config.generated_text_path=out.txt"]
+
+    def answers(typed: str, *arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        assert run("generate", "--interactive", *greedy, *arguments) == 0
+        return capsys.readouterr().out.split("\n")
+
+    first, second, third, end = answers("the fox\nand the dog\n\n", *out)
+    assert (len(first), len(second), len(third), end) == (12, 12, 12, "")
+    written = f"the fox{first}and the dog{second}"
+    assert Path("out.txt").read_text() == f"{written}{third}\n\n"
+    assert run("generate", *greedy, "--prompt", written) == 0
+    assert capsys.readouterr().out == f"{written}{third}\n"
+
+    assert answers("\n", *out) == [""]  # nothing to go on from yet
+    Path("out.txt").unlink()
+    assert answers(" and\\n so", "--prompt", "the fox", *out)[0] == first
+    assert Path("out.txt").read_text().startswith(f"the fox{first} and\n so")
+
+
+def test_interactive_ends_and_stops_with_ctrl_c(workplace: Path) -> None:
+    """Ctrl-C stops the text that is being written, and ends where a line is waited for."""
+    Path("text.txt").write_text(TEXT.replace("\n", " "))  # so that each line of output is one turn
+    assert run("-c", "job.ini") == 0
+    program = Path(cli.__file__).parents[2] / "main.py"
+    arguments = ["generate", "--interactive", "--run", "run", "--set", "generation_config.num_generated_tokens=1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    for _ in range(2):  # having been stopped, it goes on
+        process.stdin.write(b"the fox\n")
+        process.stdin.flush()
+        assert len(process.stdout.read(30)) == 30
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline().endswith(b"\n")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"Traceback" not in errors
+
+
 def number(output: str, row: str) -> float:
     return float(re.search(rf"{row}\D*([\d.]+)", output).group(1))
 
@@ -220,8 +287,32 @@ def test_evaluate(capsys: pytest.CaptureFixture) -> None:
     assert run("evaluate", "--run", "run", "--file", "other.md") == 0
     output = capsys.readouterr()
     assert "18 characters, 17 scored tokens" in output.out
+    assert "each token predicted from all before it" in output.out
+    score = score_text(*load_model("run"), "a dog and a fox, ξ")
+    assert number(output.out, "loss") == pytest.approx(score.loss, abs=1e-4)
+    assert number(output.out, "perplexity") == pytest.approx(score.perplexity, abs=1e-3)
+    bits = [float(value) for value in re.findall(r"([\d.]+) bits per", output.out)]
+    assert bits == pytest.approx([score.bits_per_character, score.bits_per_byte], abs=1e-4)
     assert "2 of 18 characters are unknown" in output.err
     assert snapshot(Path.cwd()) == {**before, Path.cwd() / "other.md": "a dog and a fox, ξ".encode()}
+
+
+def test_evaluate_choices(capsys: pytest.CaptureFixture) -> None:
+    assert run("-c", "job.ini") == 0
+    questions = [
+        {"context": "the lazy", "choices": [" dog", " zzz"], "answer": 0},
+        {"context": "the lazy", "choices": [" dog", " zzz"], "answer": 1},
+        {"context": "the quick brown", "choices": [" fox"], "answer": 0},
+    ]
+    Path("questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    capsys.readouterr()
+    assert run("evaluate", "--run", "run", "--choices", "questions.jsonl") == 0
+    output = capsys.readouterr().out
+    result = score_choices(*load_model("run"), load_questions("questions.jsonl"))
+    assert "3 of questions.jsonl" in output
+    assert number(output, "acc ") == pytest.approx(result.accuracy, abs=1e-4)
+    assert number(output, "acc_norm") == pytest.approx(result.normalised_accuracy, abs=1e-4)
+    assert number(output, "perplexity") == pytest.approx(result.perplexity, rel=1e-4)
 
 
 def test_keys_are_a_config_file(capsys: pytest.CaptureFixture) -> None:
@@ -236,8 +327,8 @@ def test_keys_are_a_config_file(capsys: pytest.CaptureFixture) -> None:
     [
         (["--help"], ["generate", "evaluate", "--set dataset.dataset_path=novel.txt", "configs/"]),
         (["train", "--help"], ["--config", "SECTION.KEY=VALUE"]),
-        (["generate", "--help"], ["--prompt-file", "--run", "--checkpoint"]),
-        (["evaluate", "--help"], ["--file"]),
+        (["generate", "--help"], ["--prompt-file", "--run", "--checkpoint", "--interactive", "repetition_penalty"]),
+        (["evaluate", "--help"], ["--file", "--choices", '"answer": 0']),
         (["--version"], ["0."]),
     ],
 )
@@ -297,6 +388,7 @@ def test_refused_arguments(capsys: pytest.CaptureFixture) -> None:
         (["-c"], "expected one argument"),
         (["generate", "--prompt", "x", "--prompt-file", "y"], "not allowed with argument"),
         (["generate", "--checkpoint", "worst"], "invalid choice: 'worst'"),
+        (["evaluate", "--file", "x", "--choices", "y"], "not allowed with argument"),
     ]:
         assert words in refused(*arguments, capsys=capsys)
 
@@ -409,11 +501,13 @@ def test_refused_input_of_generate_and_evaluate(capsys: pytest.CaptureFixture) -
     Path("latin.txt").write_bytes(b"caf\xe9")
     Path("empty.txt").write_bytes(b"")
     for arguments, words in [
-        (["generate", "--prompt", ""], "generation_config.prompt is empty"),
+        (["generate", "--prompt", ""], "the prompt is empty; expected text of at least one token"),
         (["generate", "--prompt-file", "missing.txt"], "missing.txt cannot be read: No such file"),
         (["generate", "--prompt-file", "latin.txt"], "latin.txt is not UTF-8 (byte 3)"),
         (["evaluate", "--file", "empty.txt"], "0 tokens; expected at least 2"),
         (["evaluate", "--file", "."], "cannot be read: Is a directory"),
+        (["evaluate", "--choices", "latin.txt"], "latin.txt is not UTF-8 (byte 3)"),
+        (["evaluate", "--choices", "text.txt"], "text.txt, line 1 is not a question"),
         (["evaluate", "--set", "dataset.dataset_path=missing.txt"], "does not exist"),
     ]:
         assert words in refused(*arguments, "--run", "run", capsys=capsys)

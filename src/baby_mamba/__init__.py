@@ -1,17 +1,36 @@
 """Mamba (selective state space models, arXiv 2312.00752), to learn from and to run.
 
 Reading order: `shapes` (the glossary), `ops.selective_scan` (the recurrence: contract, then reference, then faster),
-`layers` (norm, convolution, ssm, block, residual), `models` (backbone, heads), `generation`, `data`, `training`, and
-`cli`, which puts them together.
+`layers` (norm, convolution, ssm, block, residual), `models` (backbone, heads), `generation`, `text_generation`,
+`scoring`, `data`, `training`, and `cli`, which puts them together.
 """
 
-from baby_mamba.config import DatasetConfig, GenerationConfig, MambaConfig, RunConfig, TrainerConfig, load_config
+from baby_mamba.config import (
+    DatasetConfig,
+    GenerationConfig,
+    MambaConfig,
+    RunConfig,
+    Sampling,
+    TrainerConfig,
+    load_config,
+)
 from baby_mamba.data import TokenDataset, Tokenizer, fit_tokenizer, load_corpus, load_tokenizer, prepare_datasets
 from baby_mamba.errors import BabyMambaError
-from baby_mamba.generation import generate, prefill, sample, stream
+from baby_mamba.generation import (
+    generate,
+    load_state,
+    pad_left,
+    prefill,
+    repeat_state,
+    sample,
+    save_state,
+    stream,
+)
 from baby_mamba.layers import BlockState, MambaBlock, MambaState, SelectiveSSM
 from baby_mamba.models import Mamba, MambaBackbone, MambaOutput
 from baby_mamba.ops import causal_conv1d, rms_norm, selective_scan
+from baby_mamba.scoring import load_questions, score_choices, score_text, token_log_probabilities
+from baby_mamba.text_generation import TextSession, generate_text
 from baby_mamba.training import Trainer, load_model
 
 __version__ = "0.1.0"
@@ -28,7 +47,9 @@ __all__ = [
     "MambaOutput",
     "MambaState",
     "RunConfig",
+    "Sampling",
     "SelectiveSSM",
+    "TextSession",
     "TokenDataset",
     "Tokenizer",
     "Trainer",
@@ -36,14 +57,23 @@ __all__ = [
     "causal_conv1d",
     "fit_tokenizer",
     "generate",
+    "generate_text",
     "load_config",
     "load_corpus",
     "load_model",
+    "load_questions",
+    "load_state",
     "load_tokenizer",
+    "pad_left",
     "prefill",
     "prepare_datasets",
+    "repeat_state",
     "rms_norm",
     "sample",
+    "save_state",
+    "score_choices",
+    "score_text",
     "selective_scan",
     "stream",
+    "token_log_probabilities",
 ]

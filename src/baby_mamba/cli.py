@@ -6,7 +6,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from baby_mamba import __version__
-from baby_mamba.config import RunConfig, describe_keys, load_config
+from baby_mamba.config import GenerationConfig, RunConfig, describe_keys, load_config
 from baby_mamba.data import TokenDataset, Tokenizer, load_corpus, prepare_datasets
 from baby_mamba.errors import BabyMambaError, CheckpointError, ConfigError, DataError
 from baby_mamba.models import Mamba
+from baby_mamba.scoring import load_questions, score_choices, score_text
+from baby_mamba.text_generation import TextSession
 from baby_mamba.training import ConsoleReporter, Trainer, evaluate, load_model
 from baby_mamba.training.checkpoint import find_checkpoint, saved_tokenizer
 from baby_mamba.training.device import choose_device
 from baby_mamba.training.run_folder import CONFIG, METRICS, PLOT, TOKENS, check_run_folder, resumed_folder
-from baby_mamba.training.sampling import append_text, stream_text
+from baby_mamba.training.sampling import append_text
 from baby_mamba.visualize import plot_loss
 
 logger = logging.getLogger("baby_mamba")
@@ -35,6 +38,7 @@ Train a Mamba on a text, let it write, and measure it.
   %(prog)s -c config.ini                           train as the file says
   %(prog)s -c config.ini --set dataset.dataset_path=novel.txt --set training_config.ckpt_path=runs/novel
   %(prog)s generate --run runs/novel --prompt "It was"
+  %(prog)s generate --run runs/novel --interactive      write a text in turns with it
   %(prog)s evaluate --run runs/novel --file other.txt
   %(prog)s keys > my.ini                           every key of a configuration with its default and meaning
 
@@ -96,12 +100,39 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser("train", parents=[configured], help="train a model (the default command)")
-    generate = commands.add_parser("generate", parents=[configured, trained], help="write text")
+    generate = commands.add_parser(
+        "generate",
+        parents=[configured, trained],
+        help="write text",
+        description="Write text. How it is sampled stands in the section generation_config: temperature, top_k, top_p, "
+        "min_p, repetition_penalty, stop, num_generated_tokens, sampling_seed.",
+    )
     prompt = generate.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="text to go on from; otherwise generation_config.prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read it from a file")
-    evaluate = commands.add_parser("evaluate", parents=[configured, trained], help="measure the held-out loss")
-    evaluate.add_argument("--file", metavar="FILE", help="measure the loss on all of this text instead")
+    generate.add_argument(
+        "--interactive",
+        action="store_true",
+        help="write in turns: a line of yours, then the model goes on, all in one text; \\n in a line is a line break, "
+        "an empty line lets the model write on, Ctrl-C stops it, and Ctrl-C or the end of input (Ctrl-D) ends",
+    )
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[configured, trained],
+        help="measure the held-out loss, or score a text or multiple-choice questions",
+        description="Without --file or --choices: the loss on the held-out part of the run's text, in windows of "
+        "block_size as in training.",
+    )
+    other = evaluate.add_mutually_exclusive_group()
+    other.add_argument(
+        "--file", metavar="FILE", help="score this text, each token from all before it: perplexity, bits per byte"
+    )
+    other.add_argument(
+        "--choices",
+        metavar="FILE",
+        help='score the questions of a .jsonl file, {"context": "It", "choices": [" was", " were"], "answer": 0} in '
+        "each line: acc and acc_norm as in lm-evaluation-harness",
+    )
     commands.add_parser("keys", help="print an .ini file of all keys with their defaults and meaning")
     return parser
 
@@ -145,14 +176,15 @@ def _train(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> int:
     _log_to(Console(stderr=True, highlight=False))
     config, _, model, tokenizer = _load_run(args)
-    generation = config.generation_config
-    if args.prompt is not None:
-        generation = replace(generation, prompt=args.prompt)
+    generation, prompt = config.generation_config, args.prompt
     if args.prompt_file is not None:
-        generation = replace(generation, prompt=_read_text(args.prompt_file))
-    text = generation.prompt
+        prompt = _read_text(args.prompt_file)
+    session = TextSession(model, tokenizer, seed=generation.sampling_seed, sampling=generation)
+    if args.interactive:
+        return _write_in_turns(session, generation, prompt)
+    text = generation.prompt if prompt is None else prompt
     print(text, end="", flush=True)
-    for piece in stream_text(model, tokenizer, generation):
+    for piece in _go_on(session, generation, text):
         print(piece, end="", flush=True)
         text += piece
     print()
@@ -161,33 +193,106 @@ def _generate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _write_in_turns(session: TextSession, generation: GenerationConfig, text: str | None) -> int:
+    """A line of the person, then the model goes on, as one text; the state is kept, so that nothing is read again."""
+    in_terminal, written = sys.stdin.isatty(), ""
+    if in_terminal:
+        with suppress(ImportError):  # not on Windows, whose console edits lines itself
+            import readline  # noqa: F401  # input() then edits lines and remembers them
+    try:
+        while True:
+            text = input("> " if in_terminal else "").replace("\\n", "\n") if text is None else text
+            if text or session.state is not None:
+                written += text
+                try:
+                    for piece in _go_on(session, generation, text):
+                        print(piece, end="", flush=True)
+                        written += piece
+                except KeyboardInterrupt:
+                    pass  # this far, and no further
+                print(flush=True)
+            text = None
+    except (EOFError, KeyboardInterrupt):
+        if in_terminal:
+            print()
+    if generation.generated_text_path:
+        append_text(generation.generated_text_path, written + "\n\n")
+    return 0
+
+
+def _go_on(session: TextSession, generation: GenerationConfig, text: str) -> Iterator[str]:
+    return session.stream(text, max_new_tokens=generation.num_generated_tokens, stop=generation.stop or ())
+
+
 def _evaluate(args: argparse.Namespace) -> int:
-    console = Console(highlight=False)
     _log_to(Console(stderr=True, highlight=False))
     config, checkpoint, model, tokenizer = _load_run(args)
-    if args.file is None:
-        name, text = f"held-out part of {config.dataset.dataset_path}", load_corpus(config.dataset).validation
+    if args.choices is not None:
+        rows = _choices_rows(args.choices, model, tokenizer)
+    elif args.file is not None:
+        rows = _file_rows(args.file, model, tokenizer)
     else:
-        name, text = args.file, _read_text(args.file)
+        rows = _held_out_rows(config, model, tokenizer)
+    table = Table(show_header=False)
+    for row in [("checkpoint", str(checkpoint)), *rows]:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _held_out_rows(config: RunConfig, model: Mamba, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    text, block_size = load_corpus(config.dataset).validation, config.model_config.block_size
+    _warn_of_unknown(text, tokenizer)
     tokens = tokenizer.encode(text)
-    unknown = sum(tokenizer.unknown_characters(text).values())
-    if unknown:
-        logger.warning("%d of %d characters are unknown to the tokenizer, which reads them as one", unknown, len(text))
     result = evaluate(
         model,
-        TokenDataset.from_array(tokens, config.model_config.block_size),
+        TokenDataset.from_array(tokens, block_size),
         config.training_config.eval_batch_size,
         characters_per_token=len(text) / max(1, len(tokens)),
     )
-    table = Table(show_header=False)
-    table.add_row("checkpoint", str(checkpoint))
-    table.add_row("text", name)
-    table.add_row("size", f"{len(text):,} characters, {result.n_tokens:,} scored tokens")
-    table.add_row("loss", f"{result.loss:.4f} nats per token")
-    table.add_row("", f"{result.bits_per_character:.4f} bits per character")
-    table.add_row("perplexity", f"{result.perplexity:.3f}")
-    console.print(table)
-    return 0
+    return [
+        ("text", f"held-out part of {config.dataset.dataset_path}"),
+        ("size", f"{len(text):,} characters, {result.n_tokens:,} scored tokens"),
+        ("read", f"in windows of {block_size} tokens, as in training"),
+        ("loss", f"{result.loss:.4f} nats per token"),
+        ("", f"{result.bits_per_character:.4f} bits per character"),
+        ("perplexity", f"{result.perplexity:.3f}"),
+    ]
+
+
+def _file_rows(path: str, model: Mamba, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    text = _read_text(path)
+    _warn_of_unknown(text, tokenizer)
+    score = score_text(model, tokenizer, text)
+    return [
+        ("text", path),
+        ("size", f"{score.n_characters:,} characters, {score.n_tokens:,} scored tokens"),
+        ("read", "in one go, each token predicted from all before it"),
+        ("loss", f"{score.loss:.4f} nats per token"),
+        ("", f"{score.bits_per_character:.4f} bits per character"),
+        ("", f"{score.bits_per_byte:.4f} bits per byte"),
+        ("perplexity", f"{score.perplexity:.3f}"),
+    ]
+
+
+def _choices_rows(path: str, model: Mamba, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    questions = load_questions(path)
+    _warn_of_unknown("".join(q.context + "".join(q.choices) for q in questions), tokenizer)
+    result = score_choices(model, tokenizer, questions)
+    return [
+        ("questions", f"{len(questions):,} of {path}"),
+        *(
+            (name, f"{share:.4f}, standard error {result.standard_error(share):.4f}")
+            for name, share in (("acc", result.accuracy), ("acc_norm", result.normalised_accuracy))
+        ),
+        ("perplexity", f"{result.perplexity:.3f} of the right choices"),
+    ]
+
+
+def _warn_of_unknown(text: str, tokenizer: Tokenizer) -> None:
+    unknown = sum(tokenizer.unknown_characters(text).values())
+    if unknown:
+        logger.warning("%d of %d characters are unknown to the tokenizer, which reads them as one", unknown, len(text))
 
 
 def _keys(args: argparse.Namespace) -> int:

@@ -62,7 +62,7 @@ class _Section:
                 object.__setattr__(self, f.name, float(value))
             else:
                 _check_type(self.section, f, types[f.name], value)
-            _check_range(self.section, f, getattr(self, f.name))
+            _check_range(self.section, f, types[f.name], getattr(self, f.name))
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ class MambaConfig(_Section):
     conv_bias: bool = _key(True, "bias in the convolution")
     in_out_proj_bias: bool = _key(False, "bias in in_proj and out_proj")
     norm_epsilon: float = _key(1e-5, "added to the mean square in RMSNorm", above=0)
+    selection_norm_epsilon: float | None = _key(
+        None, "RMS norm on Delta, B and C with this epsilon, as in Falcon-Mamba (1e-6); empty has none", above=0
+    )
     residual_in_fp32: bool = _key(True, "keep the residual stream in float32 under autocast")
     rescale_prenorm_residual: bool = _key(True, "divide the initial out_proj by sqrt(n_layer)")
     initializer_range: float = _key(0.02, "standard deviation of the initial embedding", above=0)
@@ -203,8 +206,31 @@ class TrainerConfig(_Section):
 
 
 @dataclass(frozen=True)
-class GenerationConfig(_Section):
-    """How text is sampled.
+class Sampling(_Section):
+    """How the next token is drawn from its scores, in the order of the fields; each filter sees what the last one left.
+
+    The defaults change nothing: a token is drawn from the model's own distribution.
+
+    Raises:
+        ConfigError: a field has the wrong type or is out of range.
+    """
+
+    section: ClassVar[str] = "sampling"
+
+    repetition_penalty: float = _key(
+        1.0, "divides the positive scores of tokens already there and multiplies the negative ones; 1 is off", above=0
+    )
+    temperature: float = _key(1.0, "divides the scores; 0 takes the likeliest token", at_least=0)
+    top_k: int = _key(0, "sample among the k likeliest tokens; 0 is all", at_least=0)
+    top_p: float = _key(1.0, "sample among the likeliest tokens that hold this probability", above=0, at_most=1)
+    min_p: float = _key(
+        0.0, "sample among tokens with at least this share of the likeliest one's probability", at_least=0, at_most=1
+    )
+
+
+@dataclass(frozen=True)
+class GenerationConfig(Sampling):
+    """How text is sampled: a `Sampling` with defaults for text, and what to go on from, how far and where to.
 
     Raises:
         ConfigError: a field has the wrong type or is out of range.
@@ -212,13 +238,13 @@ class GenerationConfig(_Section):
 
     section: ClassVar[str] = "generation_config"
 
+    temperature: float = _key(0.7, "divides the scores; 0 takes the likeliest token", at_least=0)
+    top_p: float = _key(0.95, "sample among the likeliest tokens that hold this probability", above=0, at_most=1)
+    sampling_seed: int = _key(1, "seed of the sampling", at_least=0)
     num_generated_tokens: int = _key(300, "tokens in a sample", at_least=1)
     generated_text_path: str = _key("", "file to which samples are appended; empty is samples.txt in the run folder")
     prompt: str = _key("When the ", "text that a sample continues; within double quotes, \\n is a line break")
-    temperature: float = _key(0.7, "divides the logits; 0 takes the likeliest token", at_least=0)
-    top_k: int = _key(0, "sample among the k likeliest tokens; 0 is all", at_least=0)
-    top_p: float = _key(0.95, "sample among the likeliest tokens that hold this probability", above=0, at_most=1)
-    sampling_seed: int = _key(1, "seed of the sampling", at_least=0)
+    stop: str = _key("", "a sample ends before this text, which is quoted as the prompt is; empty is off")
 
 
 @dataclass(frozen=True)
@@ -389,7 +415,7 @@ def _check_type(section: str, f: Any, types: tuple[type, ...], value: Any) -> No
         raise ConfigError(f"{section}.{f.name} = {value!r} is not allowed; expected {_allowed(f, types)}")
 
 
-def _check_range(section: str, f: Any, value: Any) -> None:
+def _check_range(section: str, f: Any, types: tuple[type, ...], value: Any) -> None:
     choices, limits = f.metadata["choices"], f.metadata["limits"]
     wrong = choices is not None and value not in choices
     if type(value) in (int, float):
@@ -398,8 +424,7 @@ def _check_range(section: str, f: Any, value: Any) -> None:
     if wrong:
         close = difflib.get_close_matches(str(value), choices or (), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        expected = _allowed(f, _types(SECTIONS[section])[f.name])
-        raise ConfigError(f"{section}.{f.name} = {value!r} is not allowed; expected {expected}{hint}")
+        raise ConfigError(f"{section}.{f.name} = {value!r} is not allowed; expected {_allowed(f, types)}{hint}")
 
 
 def _allowed(f: Any, types: tuple[type, ...]) -> str:

@@ -1,18 +1,52 @@
 """Text out: prefill reads the prompt into a state, then each new token is one step from that state.
 
 Attention re-reads its whole cache for every token. Mamba's state has a fixed size, so a step costs the same after ten
-tokens and after a million.
+tokens and after a million. And since no call changes a state that it was given, a text that was read once can be
+continued many times, from memory or from disk:
+
+    _, state = prefill(model, book)
+    save_state("book.state", state)
+    state = load_state("book.state", model)
+    one = generate(model, question, state=state, max_new_tokens=100)
+    four_at_once = generate(model, four_questions, state=repeat_state(state, 4), max_new_tokens=100)
+
+This is about tokens; for text see `text_generation`.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import repeat
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from baby_mamba.errors import ConfigError, ShapeError
-from baby_mamba.layers import MambaState
+from baby_mamba.config import Sampling
+from baby_mamba.errors import CheckpointError, ConfigError, ShapeError
+from baby_mamba.layers import BlockState, MambaState, map_state
 from baby_mamba.models import Mamba
+
+NextLogits = Float[Tensor, "batch vocabulary"]  # the scores of one token, the next
+NextTokens = Int[Tensor, " batch"]
+
+
+class Step(NamedTuple):
+    """One new token for each row. Whoever collects steps should take out what is needed: each one holds a state."""
+
+    tokens: NextTokens
+    log_probabilities: Float[Tensor, " batch"] | None  # nats, under the model itself; None unless asked for
+    state: MambaState  # has read all before `tokens`: to go on by hand, read `tokens` from here
+
+
+# Generation
 
 
 def generate(
@@ -20,42 +54,58 @@ def generate(
     input_ids: Tensor,
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    sampling: Sampling | None = None,
+    stop_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
+    state: MambaState | None = None,
     attention_mask: Tensor | None = None,
-) -> Tensor:
+    return_log_probabilities: bool = False,
+    **options: float,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Continue each row of `input_ids`.
+
+        generate(model, input_ids, max_new_tokens=100, temperature=0.8, top_p=0.95)
 
     Args:
         model: the language model.
-        input_ids: the prompts, integers (batch, length), length at least 1; shorter ones are padded on the left.
-        max_new_tokens: how many tokens to add.
-        temperature: divides the logits; below 1 is bolder towards likely tokens, 0 takes the likeliest.
-        top_k: sample among the k likeliest tokens; 0 is all.
-        top_p: sample among the likeliest tokens that together hold this probability (arXiv 1904.09751).
+        input_ids: the prompts, integers (batch, length), length at least 1; see `pad_left` for unequal ones.
+        max_new_tokens: how many tokens to add at most.
+        sampling: how a token is drawn; None draws from the model's own distribution.
+        stop_ids: a row ends with the first of these tokens that it draws, and repeats it until all rows have ended.
         generator: source of randomness, on the model's device; None is torch's global one.
+        state: go on from this state, as if `input_ids` followed what it has read; so to write right after a text, leave
+            its last token out of `prefill` and give it here. The repetition penalty knows the tokens of this call only.
         attention_mask: (batch, length), 0 where a prompt is padded.
+        return_log_probabilities: also return how probable the model found each new token. For those of the prompt see
+            `scoring.token_log_probabilities`.
+        options: fields of `Sampling` by name, which win over those of `sampling`.
 
     Returns:
-        (batch, length + max_new_tokens), the prompts included.
+        (batch, length + new tokens), the prompts included; or that and log p of each new token, (batch, new tokens),
+        in nats: the model's own, before temperature, penalty and filters, and 0 after the end of a row.
 
     Raises:
-        ShapeError: input_ids is not (batch, length) with length at least 1.
-        ConfigError: temperature, top_k, top_p or max_new_tokens is out of range.
+        ShapeError: input_ids is not (batch, length) with length at least 1, or the state does not fit.
+        ConfigError: max_new_tokens or an option is out of range.
     """
-    new = stream(
+    ids, log_probabilities = [input_ids], [torch.zeros(len(input_ids), 0, device=input_ids.device)]
+    for step in stream(
         model,
         input_ids,
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
+        sampling=sampling,
+        stop_ids=stop_ids,
         generator=generator,
+        state=state,
         attention_mask=attention_mask,
-    )
-    return torch.cat([input_ids, *(tokens.unsqueeze(1) for tokens in new)], dim=1)
+        return_log_probabilities=return_log_probabilities,
+        **options,
+    ):
+        ids.append(step.tokens.unsqueeze(1))  # but not the step itself, which holds a state
+        if step.log_probabilities is not None:
+            log_probabilities.append(step.log_probabilities.unsqueeze(1))
+    text = torch.cat(ids, dim=1)
+    return (text, torch.cat(log_probabilities, dim=1)) if return_log_probabilities else text
 
 
 @torch.no_grad()
@@ -64,25 +114,41 @@ def stream(
     input_ids: Tensor,
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    sampling: Sampling | None = None,
+    stop_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
+    state: MambaState | None = None,
     attention_mask: Tensor | None = None,
-) -> Iterator[Tensor]:
-    """As `generate`, but yield each step's tokens, (batch,), as soon as they are drawn."""
-    if max_new_tokens < 0 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise ConfigError(
-            f"got max_new_tokens={max_new_tokens}, temperature={temperature}, top_k={top_k}, top_p={top_p}; expected "
-            "max_new_tokens, temperature and top_k of at least 0, and top_p above 0 and at most 1"
-        )
-    logits, state = prefill(model, input_ids, attention_mask=attention_mask)
+    return_log_probabilities: bool = False,
+    **options: float,
+) -> Iterator[Step]:
+    """As `generate`, but yield each `Step` as soon as its tokens are drawn."""
+    if max_new_tokens < 0:
+        raise ConfigError(f"max_new_tokens = {max_new_tokens} is not allowed; expected a whole number of at least 0")
+    sampling = _resolve(sampling, options)
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = _tokens_in(input_ids, attention_mask, vocab_size=model.lm_head.out_features)
+    last_ids = torch.tensor(sorted(stop_ids), device=input_ids.device) if stop_ids else None
+    tokens, ended, log_probabilities = None, None, None
+
+    logits, state = prefill(model, input_ids, state=state, attention_mask=attention_mask)
     for step in range(max_new_tokens):
-        tokens = sample(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-        yield tokens
-        if step + 1 < max_new_tokens:
-            with torch.inference_mode():  # a quarter faster than no_grad on a CPU; nothing of it leaves this function
-                logits, state = prefill(model, tokens.unsqueeze(1), state=state)
+        drawn = sample(logits, sampling, seen=seen, generator=generator)
+        tokens = drawn if ended is None else torch.where(ended, tokens, drawn)
+        if return_log_probabilities:
+            log_probabilities = logits.float().log_softmax(dim=-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+            if ended is not None:
+                log_probabilities = log_probabilities.masked_fill(ended, 0)
+        if last_ids is not None:
+            ended = torch.isin(tokens, last_ids)
+        yield Step(tokens, log_probabilities, state)
+        if step + 1 == max_new_tokens or (ended is not None and ended.all()):
+            return
+        if seen is not None:
+            seen.scatter_(1, tokens.unsqueeze(1), True)
+        with torch.inference_mode():  # a quarter faster than no_grad on a CPU
+            logits, state = prefill(model, tokens.unsqueeze(1), state=state)
 
 
 @torch.no_grad()
@@ -120,27 +186,168 @@ def prefill(
     return model.lm_head(hidden[:, -1]), state
 
 
+def pad_left(
+    prompts: Sequence[Sequence[int] | Tensor | Any], device: str | torch.device | None = None
+) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    """Make a batch of prompts of unequal length: (input_ids, attention_mask), each as long as the longest prompt.
+
+    Args:
+        prompts: rows of token ids, each at least one: lists, tensors or what `Tokenizer.encode` returns.
+        device: where to; None is the CPU.
+
+    Raises:
+        ShapeError: there is no prompt, or one is empty.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    if not lengths or min(lengths) == 0:
+        raise ShapeError(f"prompts have {lengths} tokens; expected at least one prompt, and at least one token in each")
+    input_ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)  # masked, so any id does
+    attention_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+        input_ids[row, -length:] = torch.as_tensor(prompt)
+        attention_mask[row, -length:] = True
+    return input_ids.to(device), attention_mask.to(device)
+
+
+# Sampling
+
+
 def sample(
-    logits: Tensor,
+    logits: NextLogits,
+    sampling: Sampling | None = None,
     *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    seen: Bool[Tensor, "batch vocabulary"] | None = None,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """Draw one token per row of `logits` (batch, vocab_size); see `generate`. Returns (batch,)."""
-    if temperature == 0:
+    **options: float,
+) -> NextTokens:
+    """Draw one token for each row of `logits`; arguments as `adjust_logits` and `generate`."""
+    sampling = _resolve(sampling, options)
+    logits = adjust_logits(logits, sampling, seen=seen)
+    if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits.float() / temperature
-    if 0 < top_k < logits.shape[-1]:
-        kth = logits.topk(top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    if top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(dim=-1)
-        before = (
-            probabilities.cumsum(dim=-1) - probabilities
-        )  # held by likelier tokens; 0 for the likeliest, kept always
-        ordered = ordered.masked_fill(before >= top_p, -torch.inf)
-        logits = torch.empty_like(logits).scatter_(-1, order, ordered)
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+
+
+def adjust_logits(
+    logits: NextLogits, sampling: Sampling, *, seen: Bool[Tensor, "batch vocabulary"] | None = None
+) -> NextLogits:
+    """The scores that a token is drawn from, in float32; -inf where a filter has left it out.
+
+    Each filter finds the lowest score that it keeps. The likeliest token is always kept.
+
+    Args:
+        logits: the model's scores, (batch, vocab_size).
+        sampling: repetition penalty (CTRL, arXiv 1909.05858, section 4.1, but with negative scores multiplied, as in
+            transformers), temperature, top-k, top-p (arXiv 1904.09751) and min-p (arXiv 2407.01082).
+        seen: True for tokens that the penalty applies to; None is none of them.
+    """
+    logits = logits.float()
+    if sampling.repetition_penalty != 1 and seen is not None:
+        penalty = sampling.repetition_penalty
+        logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    if sampling.temperature not in (0, 1):
+        logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = _keep_from(logits, logits.topk(sampling.top_k, dim=-1).values[:, -1:])
+    if sampling.top_p < 1:
+        ordered = logits.sort(dim=-1, descending=True).values
+        probabilities = ordered.softmax(dim=-1)
+        likelier = probabilities.cumsum(dim=-1) - probabilities  # held by the tokens before; 0 for the likeliest
+        logits = _keep_from(logits, ordered.masked_fill(likelier >= sampling.top_p, torch.inf).amin(-1, keepdim=True))
+    if sampling.min_p > 0:
+        logits = _keep_from(logits, logits.amax(dim=-1, keepdim=True) + math.log(sampling.min_p))
+    return logits
+
+
+def _keep_from(logits: Tensor, lowest: Tensor) -> Tensor:
+    return logits.masked_fill(logits < lowest, -torch.inf)
+
+
+def _resolve(sampling: Sampling | None, options: dict[str, float]) -> Sampling:
+    if sampling is None:
+        return Sampling(**options)
+    return replace(sampling, **options) if options else sampling
+
+
+def _tokens_in(input_ids: Tensor, attention_mask: Tensor | None, *, vocab_size: int) -> Tensor:
+    """Which tokens occur in each row outside its padding, (batch, vocab_size) bool."""
+    counts = torch.zeros(len(input_ids), vocab_size, dtype=torch.int32, device=input_ids.device)
+    ones = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    return counts.scatter_add_(1, input_ids, ones.to(torch.int32)) > 0
+
+
+# States
+
+
+def repeat_state(state: MambaState, times: int) -> MambaState:
+    """Each row of a state `times` times in a row, so that several texts can go on from it in one batch."""
+    return map_state(lambda tensor: tensor.repeat_interleave(times, dim=0), state)
+
+
+_STATE_FORMAT = {"format": "baby_mamba state", "format_version": "1"}
+
+
+def save_state(path: str | Path, state: MambaState) -> None:
+    """Write a state as a safetensors file. A file that is there is replaced at once or, on failure, kept.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    tensors = {name: tensor.contiguous() for name, tensor in _named(state).items()}
+    try:
+        save_file(tensors, unfinished, metadata=_STATE_FORMAT)
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"state {path} cannot be written: {reason}; choose another path or free space") from error
+
+
+def load_state(path: str | Path, model: Mamba) -> MambaState:
+    """Read a state that `save_state` wrote, on the model's device.
+
+    Its shape is checked. That the weights are those that the state was made with is up to you.
+
+    Raises:
+        CheckpointError: it is missing, damaged, not a state, or of a model of another shape.
+    """
+    device = next(model.parameters()).device
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except FileNotFoundError:
+        raise CheckpointError(f"state {path} does not exist; write it with save_state") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"state {path} is damaged: it cannot be read ({error}); read the text again, with prefill"
+        ) from error
+    found = {key: metadata.get(key) for key in _STATE_FORMAT}
+    if found != _STATE_FORMAT:
+        raise CheckpointError(f"{path} has {found}; expected {_STATE_FORMAT}, as save_state writes")
+
+    _, expected = prefill(model, torch.zeros(1, 1, dtype=torch.long, device=device))
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in _named(expected).items()}
+    for name in sorted(shapes.keys() | tensors.keys()):
+        got = tuple(tensors[name].shape[1:]) if name in tensors else "missing"
+        if got != shapes.get(name):
+            raise CheckpointError(
+                f"state {path} does not fit the model: {name} is {got} for each row, expected "
+                f"{shapes.get(name, 'no such tensor')}; load it with the model that it was made with"
+            )
+    batches = {len(tensor) for tensor in tensors.values()}
+    if len(batches) > 1:
+        raise CheckpointError(f"state {path} is damaged: its tensors have {sorted(batches)} rows; expected one number")
+    return tuple(
+        BlockState(**{field: tensors[f"layers.{layer}.{field}"] for field in BlockState._fields})
+        for layer in range(len(expected))
+    )
+
+
+def _named(state: MambaState) -> dict[str, Tensor]:
+    return {
+        f"layers.{layer}.{field}": tensor
+        for layer, block in enumerate(state)
+        for field, tensor in block._asdict().items()
+    }

@@ -54,5 +54,22 @@ def test_a_large_step_resets_the_state_and_a_small_one_keeps_it() -> None:
         torch.testing.assert_close(ssm(u, state=before)[1], ssm(u)[1])
 
 
+def test_the_norm_of_the_selection_has_no_scale() -> None:
+    """With a norm on W_r u, B and C, as in Falcon-Mamba, only the direction of each counts, not the size of x_proj."""
+    torch.manual_seed(0)
+    u = torch.randn(2, 5, 16)
+    for epsilon, same in [(1e-12, True), (None, False)]:
+        ssm = SelectiveSSM(MambaConfig(d_model=8, d_state=5, dt_rank=3, selection_norm_epsilon=epsilon))
+        before = ssm.selection(u)
+        with torch.no_grad():
+            ssm.x_proj.weight.mul_(7)
+        for one, other in zip(before, ssm.selection(u), strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-6) == same
+    ssm = SelectiveSSM(MambaConfig(d_model=8, d_state=5, selection_norm_epsilon=0.25))
+    raw = ssm.x_proj(u)[..., -5:]
+    expected = raw / (raw.square().mean(-1, keepdim=True) + 0.25).sqrt()
+    torch.testing.assert_close(ssm.selection(u)[2], expected)
+
+
 def test_A_stays_float32_in_a_module_that_is_cast_down() -> None:
     assert SelectiveSSM(MambaConfig(d_model=8)).bfloat16().A.dtype == torch.float32

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +69,31 @@ def test_loss_is_shifted_by_one_and_ignores_what_it_should() -> None:
     torch.testing.assert_close(model(padded, labels=padded, attention_mask=mask).loss, loss)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_the_same_loss_without_the_logits(backend: str, tie_embeddings: bool) -> None:
+    torch.manual_seed(2)
+    config = replace(CONFIG, backend=backend, tie_embeddings=tie_embeddings, initializer_range=0.5)
+    model = Mamba(config).double()
+    ids = torch.randint(0, 11, (2, 6))
+    arguments = {
+        "labels": ids.masked_fill(torch.rand(2, 6) < 0.2, -100),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6]),
+        "sequence_ids": torch.tensor([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, 2]]),
+    }
+    parameters = list(model.parameters())
+    expected, got = model(ids, **arguments), model(ids, **arguments, return_logits=False)
+    assert got.logits is None
+    torch.testing.assert_close(got.state, expected.state)
+    for a, b in zip(
+        [got.loss, *torch.autograd.grad(got.loss, parameters)],
+        [expected.loss, *torch.autograd.grad(expected.loss, parameters)],
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+    assert model(ids, return_logits=False)[:2] == (None, None)
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     model = Mamba(MambaConfig(vocab_size=11, d_model=8, n_layer=2, in_out_proj_bias=True))
     ids = torch.randint(0, 11, (2, 6))
@@ -96,8 +122,8 @@ def test_compiles_without_a_graph_break() -> None:
 import torch
 from baby_mamba import Mamba, MambaConfig
 
-def loss_and_gradients(model, parameters):
-    loss = model(ids, labels=ids).loss
+def loss_and_gradients(model, parameters, return_logits):
+    loss = model(ids, labels=ids, return_logits=return_logits).loss
     return [loss, *torch.autograd.grad(loss, parameters)]
 
 ids = torch.randint(0, 11, (2, 6))
@@ -105,7 +131,10 @@ for backend in ("auto", "parallel", "reference"):  # in this order: the first on
     model = Mamba(MambaConfig(vocab_size=11, d_model=8, n_layer=2, d_state=4, backend=backend))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     parameters = list(model.parameters())
-    torch.testing.assert_close(loss_and_gradients(compiled, parameters), loss_and_gradients(model, parameters))
+    for kind in (True, False):
+        torch.testing.assert_close(
+            loss_and_gradients(compiled, parameters, kind), loss_and_gradients(model, parameters, kind)
+        )
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -3,70 +3,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from baby_mamba.config import DatasetConfig, GenerationConfig, MambaConfig
-from baby_mamba.data import ByteTokenizer, CharTokenizer, Tokenizer, fit_tokenizer
-from baby_mamba.errors import CheckpointError, ConfigError
-from baby_mamba.generation import generate
+from baby_mamba.config import GenerationConfig, MambaConfig
+from baby_mamba.data import CharTokenizer
+from baby_mamba.errors import CheckpointError
 from baby_mamba.models import Mamba
-from baby_mamba.training import sampling
-from baby_mamba.training.sampling import append_text, sample_text, stream_text
-
-TEXT = "naïve 日本 🐍 text, "
+from baby_mamba.text_generation import generate_text
+from baby_mamba.training.sampling import append_text, sample_text
 
 
-def tokenizers() -> list[Tokenizer]:
-    bpe = fit_tokenizer(DatasetConfig(tokenizer="bpe", bpe_vocab_size=270), TEXT * 20)
-    return [CharTokenizer(TEXT), ByteTokenizer(), bpe]
-
-
-def build(tokenizer: Tokenizer, extra: int = 0) -> Mamba:
+def test_a_sample_is_what_the_configuration_says() -> None:
+    tokenizer = CharTokenizer("abc ")
     torch.manual_seed(0)
-    return Mamba(MambaConfig(vocab_size=tokenizer.vocab_size + extra, n_layer=1, d_model=8, backend="reference"))
-
-
-@pytest.mark.parametrize("tokenizer", tokenizers(), ids=lambda tokenizer: tokenizer.kind)
-def test_text_is_that_of_generate(tokenizer: Tokenizer) -> None:
-    config = GenerationConfig(num_generated_tokens=20, prompt="text", top_k=9, top_p=0.9, temperature=0.7)
-    model = build(tokenizer)
-    ids = generate(
-        model,
-        torch.tensor(tokenizer.encode("text"))[None],
-        max_new_tokens=20,
-        temperature=0.7,
-        top_k=9,
-        top_p=0.9,
-        generator=torch.Generator().manual_seed(config.sampling_seed),
-    )
-    assert sample_text(model, tokenizer, config) == tokenizer.decode(ids[0].tolist())
-
-
-@pytest.mark.parametrize("tokenizer", tokenizers(), ids=lambda tokenizer: tokenizer.kind)
-def test_characters_come_whole(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that are a part of a character are held back until the rest is there; nothing is lost at the end."""
-    ids = tokenizer.encode(TEXT).tolist()
-    monkeypatch.setattr(sampling, "stream", lambda *args, **kwargs: (torch.tensor([id]) for id in ids))
-    pieces = list(stream_text(build(tokenizer), tokenizer, GenerationConfig(prompt="n")))
-    assert "".join(pieces) == TEXT
-    assert "\ufffd" not in "".join(pieces)
-    assert len(pieces) > 5  # it comes as it is drawn
-
-    monkeypatch.setattr(sampling, "stream", lambda *args, **kwargs: (torch.tensor([id]) for id in [0xF0, 0x9F]))
-    assert "".join(stream_text(build(ByteTokenizer()), ByteTokenizer(), GenerationConfig(prompt="n"))) == "\ufffd"
-
-
-def test_tokens_of_a_padded_vocabulary_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = ByteTokenizer()
-    monkeypatch.setattr(sampling, "stream", lambda *args, **kwargs: (torch.tensor([id]) for id in [65, 256, 66]))
-    assert sample_text(build(tokenizer, extra=8), tokenizer, GenerationConfig(prompt="n")) == "nAB"
-
-
-def test_prompts(caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = CharTokenizer("abc")
-    model = build(tokenizer)
-    with pytest.raises(ConfigError, match=r"generation_config\.prompt is empty"):
-        sample_text(model, tokenizer, GenerationConfig(prompt=""))
-    assert sample_text(model, tokenizer, GenerationConfig(prompt="axyb", num_generated_tokens=1)).startswith("axyb")
-    assert "never seen: 'x' 'y'" in caplog.text
+    model = Mamba(MambaConfig(vocab_size=tokenizer.vocab_size, n_layer=1, d_model=8, backend="reference"))
+    options = {"temperature": 0.7, "top_k": 4, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1}
+    config = GenerationConfig(num_generated_tokens=20, prompt="cab ", sampling_seed=5, stop="aa", **options)
+    (expected,) = generate_text(model, tokenizer, ["cab "], max_new_tokens=20, seed=5, stop="aa", **options)
+    assert sample_text(model, tokenizer, config) == "cab " + expected
+    long = GenerationConfig(num_generated_tokens=20, prompt="cab ", sampling_seed=5, **options)
+    assert len(sample_text(model, tokenizer, long)) == 4 + 20
 
 
 def test_append_text(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_precision(make_trainer: Make) -> None:
         def note(module: torch.nn.Module, args: tuple, out: torch.Tensor, precision: str = precision) -> None:
             dtypes[precision] = out.dtype
 
-        trainer.model.lm_head.register_forward_hook(note)
+        trainer.model.backbone.layers[-1].mixer.out_proj.register_forward_hook(note)
         assert math.isfinite(trainer.train().train_loss)
         assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert dtypes == {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -23,13 +23,17 @@ class SelectiveSSM(nn.Module):
         h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t u_t
         y_t = C_t . h_t + D u_t
 
+    With selection_norm_epsilon, W_r u_t, B_t and C_t are each divided by their root mean square over features, without
+    a learnt scale: Falcon-Mamba's way to keep large models stable (arXiv 2410.05355).
+
     Args:
-        config: d_model, expand, d_state, dt_rank and the dt_* keys are used.
+        config: d_model, expand, d_state, dt_rank, selection_norm_epsilon and the dt_* keys are used.
     """
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
         self.d_inner, self.d_state, self.dt_rank = config.d_inner, config.d_state, config.resolved_dt_rank
+        self.selection_norm_epsilon = config.selection_norm_epsilon
         self.backend = config.backend
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * self.d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
@@ -57,6 +61,9 @@ class SelectiveSSM(nn.Module):
     def selection(self, u: Channels) -> tuple[Tensor, Tensor, Tensor]:
         """Delta before bias and softplus (batch, length, d_inner), B and C (batch, length, d_state) for each token."""
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        if self.selection_norm_epsilon is not None:
+            # .to: autocast computes the norm in float32, and the scan is to read B and C as narrow as they were.
+            dt, B, C = (F.rms_norm(x, x.shape[-1:], eps=self.selection_norm_epsilon).to(x.dtype) for x in (dt, B, C))
         return F.linear(dt, self.dt_proj.weight), B, C
 
     def scan(

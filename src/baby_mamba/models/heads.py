@@ -1,14 +1,19 @@
 """Models for a task: a head on the backbone, and the loss."""
 
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baby_mamba.config import MambaConfig
+from baby_mamba.data import Tokenizer
 from baby_mamba.errors import ShapeError
+from baby_mamba.interop import hugging_face
 from baby_mamba.layers import MambaState
 from baby_mamba.models.backbone import MambaBackbone
+from baby_mamba.ops import linear_cross_entropy
 from baby_mamba.shapes import AttentionMask, Logits, SequenceIds, TokenIds
 
 IGNORE_INDEX = -100  # a label of this value is not scored, as in torch and transformers
@@ -17,7 +22,7 @@ IGNORE_INDEX = -100  # a label of this value is not scored, as in torch and tran
 class MambaOutput(NamedTuple):
     """What a Mamba returns."""
 
-    logits: Logits  # (batch, length, vocab_size): scores of the token that comes next
+    logits: Logits | None  # (batch, length, vocab_size): scores of the token that comes next; None if not asked for
     loss: Tensor | None  # scalar, mean nats per scored token; None without labels
     state: MambaState  # pass it to the next call to go on from here
 
@@ -53,6 +58,7 @@ class Mamba(nn.Module):
         state: MambaState | None = None,
         attention_mask: AttentionMask | None = None,
         sequence_ids: SequenceIds | None = None,
+        return_logits: bool = True,
     ) -> MambaOutput:
         """Score the next token at every position.
 
@@ -64,12 +70,14 @@ class Mamba(nn.Module):
             state: what an earlier call returned; None starts afresh.
             attention_mask: (batch, length), 0 where a row is padded on the left.
             sequence_ids: integers (batch, length); a change of id starts a new sequence within a row.
+            return_logits: False leaves the logits out. The loss is then computed without ever holding those of all
+                tokens, which with a large vocabulary saves most of the memory of a training step.
 
         Raises:
             ShapeError: an argument does not fit input_ids.
         """
         hidden, state = self.backbone(input_ids, state=state, attention_mask=attention_mask, sequence_ids=sequence_ids)
-        logits = self.lm_head(hidden)
+        logits = self.lm_head(hidden) if return_logits else None
         loss = None
         if labels is not None:
             if labels.shape != input_ids.shape:
@@ -78,8 +86,57 @@ class Mamba(nn.Module):
                     "(they are shifted by one inside the model)"
                 )
             targets = next_token_targets(labels, attention_mask, sequence_ids)
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX)
+            if logits is None:
+                loss = linear_cross_entropy(
+                    hidden, self.lm_head.weight, targets, ignore_index=IGNORE_INDEX, backend=self.config.backend
+                )
+            else:
+                wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+                loss = F.cross_entropy(wide, targets.flatten(), ignore_index=IGNORE_INDEX)
         return MambaOutput(logits, loss, state)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        backend: str = "auto",
+    ) -> "Mamba":
+        """Build the model of a published checkpoint, in evaluation mode.
+
+        The original format (state-spaces/mamba-130m ... 2.8b) and transformers' (mamba, falcon_mamba) are read;
+        `baby_mamba.interop.hugging_face` says how, and how text becomes ids. Only tensors are loaded, never code.
+
+        Args:
+            name: a folder, or the name of a repository on the Hugging Face hub, of which only config.json and the
+                weights are downloaded, to be kept in the hub's cache.
+            revision: branch, tag or commit of the repository.
+            dtype: of the parameters; A_log and D stay in float32 where this is narrower.
+            device: where to put them.
+            backend: implementation of the operations.
+
+        Raises:
+            CheckpointError: it cannot be found or downloaded, is not of a Mamba, is damaged, or its tensors do not
+                fit its config.json; the message names what is missing, unknown or of another shape.
+        """
+        return hugging_face.load_pretrained(cls, name, revision=revision, dtype=dtype, device=device, backend=backend)
+
+    def save_pretrained(self, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
+        """Write what transformers' `AutoModelForCausalLM.from_pretrained` and `from_pretrained` here load.
+
+        Args:
+            folder: made if it is missing; gets config.json, generation_config.json and model.safetensors.
+            tokenizer: written beside them for AutoTokenizer, which `pipeline("text-generation")` and lm-eval need, and
+                for `load_tokenizer`. char, byte and bpe have no token for the end of a text or for padding; one that
+                no text has takes that place, U+FFFD in char and the byte 0 in the others.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the tokenizer has more tokens than the model.
+        """
+        hugging_face.save_pretrained(self, self.config, folder, tokenizer)
 
     def num_parameters(self) -> int:
         """Number of trainable numbers, the shared embedding counted once."""
@@ -89,13 +146,15 @@ class Mamba(nn.Module):
 def next_token_targets(
     labels: Tensor, attention_mask: Tensor | None = None, sequence_ids: Tensor | None = None
 ) -> Tensor:
-    """What the logits at 0 ... length - 2 are scored against, (batch, length - 1).
+    """What the logits at each position are scored against, (batch, length).
 
-    That is labels[:, 1:], with -100 where the step from t to t + 1 starts at padding or crosses into another sequence.
+    That is the label of the next position, and -100 at the last one and where the step to the next position starts at
+    padding or crosses into another sequence.
     """
-    targets = labels[:, 1:]
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
     if attention_mask is not None:
-        targets = targets.masked_fill(attention_mask[:, :-1] == 0, IGNORE_INDEX)
+        targets = targets.masked_fill(attention_mask == 0, IGNORE_INDEX)
     if sequence_ids is not None:
-        targets = targets.masked_fill(sequence_ids[:, 1:] != sequence_ids[:, :-1], IGNORE_INDEX)
+        crosses = sequence_ids != sequence_ids.roll(-1, dims=1)  # the last position is not scored anyway
+        targets = targets.masked_fill(crosses, IGNORE_INDEX)
     return targets

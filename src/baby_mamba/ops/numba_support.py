@@ -112,7 +112,7 @@ def register(
 
     def call(*inputs):
         # In inference mode nobody records a plain tensor, and the dispatcher would be a tenth of a decoding step.
-        if torch.is_inference_mode_enabled() and not torch.compiler.is_compiling() and type(inputs[0]) is Tensor:
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and type(inputs[0]) is Tensor:
             return forward(*inputs)
         return operator(*inputs)
 

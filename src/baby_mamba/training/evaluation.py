@@ -46,7 +46,7 @@ def evaluate(
     losses, counts = [], []
     for batch in dataset.evaluation_batches(batch_size):
         input_ids = batch.to(device)
-        losses.append(model(input_ids, labels=input_ids).loss)
+        losses.append(model(input_ids, labels=input_ids, return_logits=False).loss)
         counts.append(input_ids.shape[0] * (input_ids.shape[1] - 1))  # a window's first token is not predicted
     model.train(training)
     weights = torch.tensor(counts, dtype=torch.float64)

@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from baby_mamba.config import GenerationConfig
 from baby_mamba.data import Tokenizer
-from baby_mamba.errors import CheckpointError, ConfigError
-from baby_mamba.generation import stream
+from baby_mamba.errors import CheckpointError
 from baby_mamba.models import Mamba
-
-logger = logging.getLogger("baby_mamba")
+from baby_mamba.text_generation import TextSession
 
 
 def stream_text(model: Mamba, tokenizer: Tokenizer, config: GenerationConfig) -> Iterator[str]:
-    """Continue `config.prompt` by `config.num_generated_tokens` tokens, and yield the new text as it is drawn.
-
-    Args:
-        model: used as it is, in training or evaluation mode.
-        tokenizer: the one that the model was trained with.
-        config: prompt, length, temperature, top_k, top_p and seed.
+    """Continue `config.prompt` as the configuration says, and yield the new text as it is drawn.
 
     Raises:
         ConfigError: the prompt is empty.
     """
-    ids = tokenizer.encode(config.prompt).tolist()
-    if not ids:
-        raise ConfigError("generation_config.prompt is empty; expected text of at least one token to go on from")
-    unknown = tokenizer.unknown_characters(config.prompt)
-    if unknown:
-        logger.warning("the prompt has characters that the model has never seen: %s", " ".join(map(repr, unknown)))
-    device = next(model.parameters()).device
-    new = stream(
-        model,
-        torch.tensor([ids], device=device),
-        max_new_tokens=config.num_generated_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        generator=torch.Generator(device).manual_seed(config.sampling_seed),
-    )
-    # A character may be split over several tokens, and a token's text may depend on the one before it. So decode from
-    # a little before, and wait while the last character is incomplete.
-    first, printed = 0, len(ids)
-    for token in new:
-        if int(token) >= tokenizer.vocab_size:
-            continue  # a model's vocabulary may be padded to a rounder size; such a token stands for nothing
-        ids.append(int(token))
-        before, now = tokenizer.decode(ids[first:printed]), tokenizer.decode(ids[first:])
-        if not now.endswith("\ufffd"):
-            yield now[len(before) :]
-            first, printed = printed, len(ids)
-    yield tokenizer.decode(ids[first:])[len(tokenizer.decode(ids[first:printed])) :]
+    session = TextSession(model, tokenizer, seed=config.sampling_seed, sampling=config)
+    return session.stream(config.prompt, max_new_tokens=config.num_generated_tokens, stop=config.stop or ())
 
 
 def sample_text(model: Mamba, tokenizer: Tokenizer, config: GenerationConfig) -> str:

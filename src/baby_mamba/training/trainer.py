@@ -194,7 +194,7 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         for part in input_ids.tensor_split(self.config.gradient_accumulation_steps):
             with self._autocast():
-                part_loss = self.model(part, labels=part).loss * (len(part) / len(input_ids))
+                part_loss = self.model(part, labels=part, return_logits=False).loss * (len(part) / len(input_ids))
             part_loss.backward()
             loss += part_loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip or math.inf)

@@ -7,11 +7,18 @@ Mamba, arXiv 2312.00752, section 3.4 and figure 3.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.backend import choose_backend
 from baby_mamba.ops.causal_conv1d.reference import causal_conv1d as _reference
+
+
+def _triton(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from baby_mamba.ops.causal_conv1d.triton import causal_conv1d
+
+    return causal_conv1d(*arguments)
 
 
 def _cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -21,7 +28,8 @@ def _cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 # Plain PyTorch already runs along all steps at once, so one implementation answers to both names.
-_IMPLEMENTATIONS = {"cpu": _cpu, "parallel": _reference, "reference": _reference}
+_IN_PLAIN_PYTORCH = {"parallel": _reference, "reference": _reference}
+_IMPLEMENTATIONS = {"triton": _triton, "cpu": _cpu, **_IN_PLAIN_PYTORCH}  # as "auto" prefers them
 
 
 def causal_conv1d(
@@ -54,11 +62,16 @@ def causal_conv1d(
         y of x's shape and dtype, or (y, state) with the state (batch, width - 1, channels) in x's dtype.
 
     Raises:
-        ShapeError: a shape or dtype does not fit, or the activation is unknown.
+        ShapeError: a shape, dtype or device does not fit, or the activation is unknown.
         BackendUnavailableError: the backend asked for by name cannot run here.
     """
     _check(x, weight, bias, activation, initial_state, sequence_ids)
-    implementation = _IMPLEMENTATIONS[choose_backend("causal_conv1d", backend, x.device, _IMPLEMENTATIONS)]
+    implementations = _IMPLEMENTATIONS
+    if backend == "auto" and x.is_cuda:
+        # Triton's kernels compute in float32: asked for by name they refuse float64, and "auto" passes them over.
+        floats = [t.dtype for t in (x, weight, bias, initial_state) if t is not None]
+        implementations = _IN_PLAIN_PYTORCH if torch.float64 in floats else _IMPLEMENTATIONS
+    implementation = implementations[choose_backend("causal_conv1d", backend, x.device, implementations)]
     y, final_state = implementation(x, weight, bias, activation, initial_state, sequence_ids)
     return (y, final_state) if return_final_state else y
 
@@ -86,5 +99,9 @@ def _check(
             raise ShapeError(f"causal_conv1d: {name} has shape {tuple(tensor.shape)}; expected {shape}")
         if tensor is not None and tensor.device != x.device:
             raise ShapeError(f"causal_conv1d: {name} is on {tensor.device}; move it to {x.device}, where x is")
+    if sequence_ids is not None and (sequence_ids.is_floating_point() or sequence_ids.is_complex()):
+        raise ShapeError(
+            f"causal_conv1d: sequence_ids are {sequence_ids.dtype}; expected integers, use .long() on them"
+        )
     if activation not in (None, "silu"):
         raise ShapeError(f"causal_conv1d: activation is {activation!r}; expected None or 'silu'")

@@ -8,23 +8,24 @@ The kernels, and how they work, are in `triton_forward` and `triton_backward`.
 import math
 
 import torch
-import triton
 from torch import Tensor
 
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.selective_scan.reference import computing_dtype
-from baby_mamba.ops.selective_scan.triton_backward import scan_backward, segment_adjoints
-from baby_mamba.ops.selective_scan.triton_forward import scan_forward, segment_states
+from baby_mamba.ops.selective_scan.triton_backward import part_adjoints, scan_backward
+from baby_mamba.ops.selective_scan.triton_forward import carry_states, part_states, scan_forward
 
 BLOCK = 64  # channels of a program in the forward pass: one a lane, two warps
 BACKWARD_BLOCK = 32  # channels of a program in the backward pass: one a lane, one warp
 CHUNK = 32  # steps from one stored state to the next
 TILE = 8  # steps whose rows the forward pass loads at once
-MAX_STATES = 32  # states of a channel that one launch holds in registers
-PROGRAMS = 1056  # that fill the GPU: two for each of an H100's 528 schedulers
+MAX_STATES = 16  # states of a channel that one launch holds in registers
+PROGRAMS = 1056  # that an H100 runs at once: eight for each of 132 multiprocessors
 MIN_SEGMENT = 256  # steps: shorter segments cost more in folding than they win
+FORWARD_PARTS, BACKWARD_PARTS = 2, 4  # of a segment, in the first pass over segments
+CARRY_BLOCK = 128  # numbers of a program that carries states from part to part
 # Triton's own pipelining (num_stages > 1) copies through shared memory what the kernels already load ahead.
-FORWARD_OPTIONS = {"num_warps": 2, "num_stages": 1, "maxnreg": 168}  # 168 registers: 12 warps to a multiprocessor
+FORWARD_OPTIONS = {"num_warps": 2, "num_stages": 1, "maxnreg": 128}  # 128 registers: 16 warps to a multiprocessor
 BACKWARD_OPTIONS = {"num_warps": 1, "num_stages": 1}
 
 
@@ -56,7 +57,9 @@ def selective_scan(
         starts[:, 1:] = sequence_ids[:, 1:] != sequence_ids[:, :-1]
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    y, state, _ = _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, starts, keep)
+    # Without gradients nobody records a plain tensor, and PyTorch's dispatcher would take as long as a small scan.
+    run = _forward if keep or torch.compiler.is_compiling() or type(u) is not Tensor else _run_forward
+    y, state, _ = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, starts, keep)
     return y, state
 
 
@@ -97,8 +100,7 @@ def _launch(kernel, grid: tuple[int, int], u: Tensor, *arguments: object, **opti
         kernel[grid](u, *arguments, **options)
 
 
-@torch.library.custom_op("baby_mamba::selective_scan_triton", mutates_args=())
-def _forward(
+def _run_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -129,29 +131,31 @@ def _forward(
     initial = plan.states(initial_state)
     final = torch.empty(batch, plan.d_state, channels, dtype=torch.float32, device=u.device)
     starts = plan.padded(starts)
-    segment_length, segments = plan.segments()
-    decay = local = None
+    segment_length, segments, parts_of_segment = plan.segments(FORWARD_PARTS)
     if segments > 1:
-        decay = final.new_empty(segments, *final.shape)
-        local = torch.empty_like(decay)
+        parts = (segments - 1) * parts_of_segment  # nobody asks for the state after the last segment
+        decay, local = final.new_empty(2, parts, *final.shape)
         _launch(
-            segment_states, (plan.programs, segments - 1),
+            part_states, (plan.programs, parts),
             u, delta, A_t, B_t, delta_bias, starts, decay, local,
-            length, plan.padded_length, channels, plan.groups, 0, segment_length,
+            length, plan.padded_length, channels, plan.groups, 0, segment_length // parts_of_segment,
             u.stride(0), u.stride(1), delta.stride(0), delta.stride(1),
             D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=BLOCK, TILE=TILE,
             SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full, **FORWARD_OPTIONS,
         )  # fmt: skip
+        initial = plan.carried(decay, local, initial, segments, parts_of_segment, back=False)
     _launch(
         scan_forward, (plan.programs, segments),
-        u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, decay, local,
-        y, final, saved if keep else None,
+        u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, y, final, saved if keep else None,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z),
         D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=BLOCK, TILE=TILE, CHUNK=CHUNK,
         SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, C_CONSTANT=C.ndim == 2, FULL=plan.full, **FORWARD_OPTIONS,
     )  # fmt: skip
     return y, final[:, :d_state].transpose(1, 2).contiguous(), saved
+
+
+_forward = torch.library.custom_op("baby_mamba::selective_scan_triton", _run_forward, mutates_args=())
 
 
 @_forward.register_fake
@@ -196,19 +200,22 @@ def _backward(
     A_t, B_t, C_t = plan.transposed(A), plan.in_time(B), plan.in_time(C)
     dfinal = plan.states(dfinal)
     starts = plan.padded(starts)
-    segment_length, segments = plan.segments()
-    decay = local = None
+    segment_length, segments, parts_of_segment = plan.segments(BACKWARD_PARTS)
     if segments > 1:
-        decay = torch.empty(segments, batch, plan.d_state, channels, **f32)
-        local = torch.empty_like(decay)
+        part_length = segment_length // parts_of_segment
+        parts = (
+            -(-plan.padded_length // part_length) - parts_of_segment
+        )  # nobody asks for what leaves the first segment
+        decay, local = torch.empty(2, parts, batch, plan.d_state, channels, **f32)
         _launch(
-            segment_adjoints, (plan.programs, segments),
+            part_adjoints, (plan.programs, parts),
             delta, A_t, C_t, z, delta_bias, starts, dout, decay, local,
-            length, plan.padded_length, channels, plan.groups, 0, segment_length,
+            length, plan.padded_length, channels, plan.groups, 0, parts_of_segment, part_length,
             delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
             D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=BACKWARD_BLOCK, TILE=TILE,
             SOFTPLUS=delta_softplus, C_CONSTANT=C_constant, FULL=plan.full, **BACKWARD_OPTIONS,
         )  # fmt: skip
+        dfinal = plan.carried(decay, local, dfinal, segments, parts_of_segment, back=True)
     per_segment = (segments, batch, plan.d_state, channels)
     per_block = (plan.groups, plan.blocks, batch, plan.padded_length, plan.d_state)
     dA = torch.empty(per_segment, **f32)
@@ -221,7 +228,7 @@ def _backward(
     exact = max(torch.finfo(t.dtype).eps for t in (B, C)) < torch.finfo(torch.bfloat16).eps
     _launch(
         scan_backward, (plan.programs, segments),
-        u, delta, A_t, B_t, C_t, D, z, delta_bias, starts, saved, dout, dfinal, decay, local, scratch,
+        u, delta, A_t, B_t, C_t, D, z, delta_bias, starts, saved, dout, dfinal, scratch,
         du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
@@ -259,6 +266,7 @@ def _save(ctx, inputs, output):
     u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, initial_state, starts, _ = inputs
     ctx.initial_dtype = None if initial_state is None else initial_state.dtype
     ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, starts, output[2])
+    ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, dout, dfinal, _):
@@ -294,10 +302,10 @@ class Plan:
         self.batch, self.length, self.channels = u.shape
         grouped = [M.shape[2] for M in (B, C) if M.ndim == 4]
         self.groups = math.lcm(*grouped)
-        self.d_state = max(4, triton.next_power_of_2(A.shape[1]))
-        self.blocks = triton.cdiv(self.channels // self.groups, block)  # of channels in a group
+        self.d_state = max(4, 1 << (A.shape[1] - 1).bit_length())
+        self.blocks = -(-self.channels // (self.groups * block))  # of channels in a group
         self.programs = self.batch * self.groups * self.blocks
-        self.chunks = triton.cdiv(self.length, CHUNK)
+        self.chunks = -(-self.length // CHUNK)
         self.padded_length = self.chunks * CHUNK
         self.full = self.length == self.padded_length and self.channels // self.groups % block == 0
 
@@ -309,11 +317,25 @@ class Plan:
         """States that a kernel handles as one tensor."""
         return min(self.d_state, most)
 
-    def segments(self) -> tuple[int, int]:
-        """(steps of a segment, number of segments) that fill the GPU."""
-        wanted = max(1, min(triton.cdiv(PROGRAMS, self.programs), self.length // MIN_SEGMENT))
-        chunks = triton.cdiv(self.chunks, wanted)
-        return chunks * CHUNK, triton.cdiv(self.chunks, chunks)
+    def segments(self, parts: int) -> tuple[int, int, int]:
+        """(steps of a segment, segments, parts of a segment) that fill the GPU."""
+        wanted = min(PROGRAMS // self.programs, self.length // MIN_SEGMENT)
+        if wanted < 2:
+            return self.padded_length, 1, 1
+        chunks = -(-self.chunks // (parts * wanted)) * parts
+        return chunks * CHUNK, -(-self.chunks // chunks), parts
+
+    def carried(
+        self, decay: Tensor, local: Tensor, first: Tensor | None, segments: int, parts_of_segment: int, back: bool
+    ) -> Tensor:
+        """What enters each segment, (segments, batch, padded d_state, channels); `first` enters the first or last."""
+        carried = decay.new_empty(segments, *decay.shape[1:])
+        size = decay[0].numel()
+        _launch(
+            carry_states, (-(-size // CARRY_BLOCK), 1),
+            decay, local, first, carried, len(decay), parts_of_segment, size, BACK=back, BLOCK=CARRY_BLOCK,
+        )  # fmt: skip
+        return carried
 
     @staticmethod
     def rows(x: Tensor | None) -> Tensor | None:
@@ -340,7 +362,9 @@ class Plan:
             return torch.nn.functional.pad(M.float().t(), (0, 0, 0, self.d_state - M.shape[1])).contiguous()
         packed = pack and M.dtype == torch.bfloat16
         M = M.unsqueeze(2) if M.ndim == 3 else M
-        M = M.transpose(1, 2).repeat_interleave(self.groups // M.shape[2], dim=1)
+        M = M.transpose(1, 2)
+        if M.shape[1] != self.groups:
+            M = M.repeat_interleave(self.groups // M.shape[1], dim=1)
         if not packed:
             M = M.float()
         if self.padded_length != self.length or self.d_state != M.shape[3]:

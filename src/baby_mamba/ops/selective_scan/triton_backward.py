@@ -28,7 +28,6 @@ import triton.language as tl
 from baby_mamba.ops.selective_scan.triton_forward import (
     LOG2E,
     UNDERFLOW,
-    fold_segments,
     input_pointer,
     input_row,
     input_rows,
@@ -76,25 +75,24 @@ def time_rows(
 
 
 @triton.jit(do_not_specialize=[
-    "length", "padded_length", "channels", "groups", "zero", "segment_length",
-    "u_batch", "u_row", "delta_batch", "delta_row", "z_batch", "z_row", "dout_batch", "dout_row",
+    "length", "padded_length", "groups", "zero", "skipped", "part_length", "delta_batch", "z_batch", "dout_batch",
 ])  # fmt: skip
-def segment_adjoints(
+def part_adjoints(
     delta_ptr, A_ptr, C_ptr, z_ptr, bias_ptr, starts_ptr, dout_ptr, decay_ptr, local_ptr,
-    length, padded_length, channels, groups, zero, segment_length,
-    delta_batch, delta_row, z_batch, z_row, dout_batch, dout_row,
+    length, padded_length, channels: tl.constexpr, groups, zero, skipped, part_length,
+    delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr, dout_batch, dout_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFTPLUS: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """The mirror of `segment_states`: q at the start of each segment if the one at its end were 0, and its factor.
+    """The mirror of `part_states`: q at the start of each part if the one at its end were 0, and its factor.
 
     local = sum_t exp(A (delta_begin + ... + delta_t)) C_t dy_t, walking on until the factor has underflowed.
     """
     COUNT: tl.constexpr = D_STATE // STATES
     batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
-    segment = tl.program_id(1).to(tl.int64)
-    t = segment * segment_length
-    end = tl.minimum(t + segment_length, padded_length)
+    part = tl.program_id(1).to(tl.int64)
+    t = (part + skipped) * part_length
+    end = tl.minimum(t + part_length, padded_length)
     states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
@@ -105,11 +103,8 @@ def segment_adjoints(
     C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
     delta_ptr += batch * delta_batch + channel
     dout_ptr += batch * dout_batch + channel
-    delta_row = tl.cast(delta_row, tl.int64)
-    dout_row = tl.cast(dout_row, tl.int64)
     if z_ptr is not None:
         z_ptr += batch * z_batch + channel
-        z_row = tl.cast(z_row, tl.int64)
 
     local = zero_states(BLOCK, COUNT, STATES)
     passed = tl.zeros((BLOCK,), tl.float32)  # sum of delta from the first step to the one at hand
@@ -142,21 +137,22 @@ def segment_adjoints(
     for j in tl.static_range(COUNT):
         decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
-    offset = (segment * batches + batch) * D_STATE * channels
+    offset = (part * batches + batch) * D_STATE * channels
     store_states(decay_ptr + offset + states, channels, mask, decay, COUNT, STATES)
     store_states(local_ptr + offset + states, channels, mask, local, COUNT, STATES)
 
 
 @triton.jit(do_not_specialize=[
-    "length", "padded_length", "channels", "groups", "zero", "segment_length",
-    "u_batch", "u_row", "delta_batch", "delta_row", "z_batch", "z_row", "dout_batch", "dout_row",
+    "length", "padded_length", "groups", "zero", "segment_length",
+    "u_batch", "delta_batch", "z_batch", "dout_batch",
 ])  # fmt: skip
 def scan_backward(
     u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, starts_ptr, saved_ptr, dout_ptr, dfinal_ptr,
-    decay_ptr, local_ptr, scratch_ptr,
+    scratch_ptr,
     du_ptr, ddelta_ptr, dz_ptr, dA_ptr, dB_ptr, dC_ptr, dD_ptr, dbias_ptr, dinitial_ptr,
-    length, padded_length, channels, groups, zero, segment_length,
-    u_batch, u_row, delta_batch, delta_row, z_batch, z_row, dout_batch, dout_row,
+    length, padded_length, channels: tl.constexpr, groups, zero, segment_length,
+    u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr,
+    z_batch, z_row: tl.constexpr, dout_batch, dout_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -185,13 +181,9 @@ def scan_backward(
     u_ptr += batch * u_batch + channel
     delta_ptr += batch * delta_batch + channel
     dout_ptr += batch * dout_batch + channel
-    u_row = tl.cast(u_row, tl.int64)
-    delta_row = tl.cast(delta_row, tl.int64)
-    dout_row = tl.cast(dout_row, tl.int64)
     if z_ptr is not None:
         z_ptr += batch * z_batch + channel
-        z_row = tl.cast(z_row, tl.int64)
-    row = tl.cast(channels, tl.int64)  # of the gradients, which are contiguous
+    row: tl.constexpr = channels
     first_row = batch * length * row + channel
     own = tl.arange(0, STATES)[None, :] * BLOCK + (tl.arange(0, BLOCK) + zero)[:, None]
     saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels + states
@@ -199,16 +191,10 @@ def scan_backward(
     sums_row = ((program % blocks) * batches + batch) * padded_length * D_STATE
 
     if dfinal_ptr is not None:
-        q = load_states(dfinal_ptr + state_of_batch + states, channels, mask, COUNT, STATES)
+        dfinal_ptr += segment * batches * D_STATE * channels + state_of_batch
+        q = load_states(dfinal_ptr + states, channels, mask, COUNT, STATES)
     else:
         q = zero_states(BLOCK, COUNT, STATES)
-    if decay_ptr is not None:
-        per_segment = batches * D_STATE * channels
-        last = (segments - 1) * per_segment + state_of_batch
-        q = fold_segments(
-            q, decay_ptr + last + states, local_ptr + last + states,
-            segments - 1 - segment, -per_segment, channels, mask, COUNT, STATES,
-        )  # fmt: skip
     dA = zero_states(BLOCK, COUNT, STATES)
     if B_CONSTANT:
         dB = zero_states(BLOCK, COUNT, STATES)
@@ -258,17 +244,14 @@ def scan_backward(
             Bs = Bs_ahead
         store_states(scratch_ptr + (CHUNK // TILE - 1) * (D_STATE * BLOCK), BLOCK, None, h, COUNT, STATES)
         # back through the chunk
-        for back in range(CHUNK // TILE):
+        state_first = h[0]
+        B_rows = time_rows(B_ptr, last, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
+        C_rows = time_rows(C_ptr, last, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
+        for back in range(CHUNK // TILE + zero):
             tile = CHUNK // TILE - 1 - back
             t = first + tile * TILE
-            h = load_states(scratch_ptr + tile * (D_STATE * BLOCK), BLOCK, None, COUNT, STATES)
-            ahead = tl.maximum(t - TILE, first)
-            us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
-            raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
-            douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
-            zs_ahead = douts_ahead
-            if z_ptr is not None:
-                zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
+            tile_ahead = tl.maximum(tile - 1, 0)
+            ahead = first + tile_ahead * TILE
             deltas = ()
             xs = ()
             dys = ()
@@ -291,11 +274,9 @@ def scan_backward(
             new_dA = ()
             new_dB = ()
             new_dC = ()
-            B_rows = time_rows(B_ptr, t, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
-            C_rows = time_rows(C_ptr, t, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
             for j in tl.static_range(COUNT):
                 # forward through the tile
-                state = h[j]
+                state = state_first
                 befores = ()
                 factors = ()
                 new_ys = ()
@@ -321,9 +302,21 @@ def scan_backward(
                     else:
                         C_sum = add_over_channels(C_sum, C_term, i, STATES, PRECISION)
                 ys = new_ys
+                # loads run a block of states ahead of their use, those of the next tile's rows as well
                 if j + 1 < COUNT:
+                    state_next = tl.load(scratch_ptr + tile * (D_STATE * BLOCK) + (j + 1) * STATES * BLOCK)
                     B_next = time_rows(B_ptr, t, j + 1, channels, TILE, D_STATE, STATES, B_CONSTANT)
                     C_next = time_rows(C_ptr, t, j + 1, channels, TILE, D_STATE, STATES, C_CONSTANT)
+                else:
+                    state_next = tl.load(scratch_ptr + tile_ahead * (D_STATE * BLOCK))
+                    B_next = time_rows(B_ptr, ahead, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
+                    C_next = time_rows(C_ptr, ahead, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
+                    us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+                    raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
+                    douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
+                    zs_ahead = douts_ahead
+                    if z_ptr is not None:
+                        zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
                 if C_CONSTANT:
                     new_dC += (dCj,)
                 else:
@@ -353,9 +346,9 @@ def scan_backward(
                     new_dB += (dBj,)
                 else:
                     store_channel_sums(dB_ptr + sums_row + t * D_STATE + j * STATES, B_sum, D_STATE, STATES)
-                if j + 1 < COUNT:
-                    B_rows = B_next
-                    C_rows = C_next
+                B_rows = B_next
+                C_rows = C_next
+                state_first = state_next
             q = new_q
             dA = new_dA
             if B_CONSTANT:

@@ -11,12 +11,13 @@ with log2(e) folded into A so that the hardware's base-2 exponential serves,
 Every `CHUNK` steps the state is stored: the backward pass starts its recomputation there.
 
 Time is cut into segments when batch times channels do not fill the GPU. The state at the start of a segment is then
-unknown, so `segment_states` first computes what each segment by itself adds to the state at its end,
+unknown, so `part_states` first computes, for every part of a segment, what it by itself adds to the state at its end,
 
     local = sum_t 2^(A log2 e (delta_{t+1} + ... + delta_end)) delta_t u_t B_t,
 
-walking back from the end until the factor has underflowed to zero in every lane: nothing before can matter. Each
-program of the main kernel then folds the segments before its own, h <- decay h + local.
+walking back from the end until the factor has underflowed to zero in every lane: nothing before can matter. Then
+`carry_states` takes the state from part to part, h <- decay h + local. Parts are shorter than segments where that lets
+more programs of the first pass run side by side.
 
 How tensors come: u, delta, z with their own strides but contiguous channels; A transposed to (d_state, channels); B and
 C in float32 as (batch, groups, length, d_state), the length padded to whole chunks, or constant as A; states as
@@ -178,43 +179,61 @@ def input_rows(
     return blocks
 
 
-@triton.jit
-def fold_segments(
-    state, decay_ptr, local_ptr, count, segment_stride, stride, mask, COUNT: tl.constexpr, STATES: tl.constexpr
-):
-    """Carry a state through `count` segments: state <- decay state + local."""
-    for _ in range(count):
-        decay = load_states(decay_ptr, stride, mask, COUNT, STATES)
-        local = load_states(local_ptr, stride, mask, COUNT, STATES)
-        carried = ()
-        for j in tl.static_range(COUNT):
-            carried += (decay[j] * state[j] + local[j],)
-        state = carried
-        decay_ptr += segment_stride
-        local_ptr += segment_stride
-    return state
+@triton.jit(do_not_specialize=["parts", "parts_of_segment", "size"])
+def carry_states(
+    decay_ptr, local_ptr, first_ptr, carried_ptr, parts, parts_of_segment, size,
+    BACK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What enters each segment, (segment, size), from what its parts do: state <- decay state + local.
+
+    A lane carries one number through all parts, in the order of time, or with `BACK` against it; `size` is how many
+    numbers the states of all batch entries and channels are.
+    """
+    AT_ONCE: tl.constexpr = 8
+    number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = number < size
+    state = tl.zeros((BLOCK,), tl.float32)
+    if first_ptr is not None:
+        state = tl.load(first_ptr + number, inside, 0.0)
+    first_segment = (parts + parts_of_segment - 1) // parts_of_segment if BACK else 0
+    tl.store(carried_ptr + first_segment.to(tl.int64) * size + number if BACK else carried_ptr + number, state, inside)
+    for start in range(0, parts, AT_ONCE):
+        decays = ()
+        locals = ()
+        for i in tl.static_range(AT_ONCE):
+            part = parts - 1 - start - i if BACK else start + i
+            here = part.to(tl.int64) * size + number
+            there = inside & (start + i < parts)
+            decays += (tl.load(decay_ptr + here, there, 1.0),)
+            locals += (tl.load(local_ptr + here, there, 0.0),)
+        for i in tl.static_range(AT_ONCE):
+            state = decays[i] * state + locals[i]
+            done = start + i + 1
+            segment = (parts - done) // parts_of_segment if BACK else done // parts_of_segment
+            ends = (parts - done if BACK else done) % parts_of_segment == 0
+            tl.store(carried_ptr + segment.to(tl.int64) * size + number, state, inside & ends & (done <= parts))
 
 
 @triton.jit(do_not_specialize=[
-    "length", "padded_length", "channels", "groups", "zero", "segment_length",
-    "u_batch", "u_row", "delta_batch", "delta_row",
+    "length", "padded_length", "groups", "zero", "part_length",
+    "u_batch", "delta_batch",
 ])  # fmt: skip
-def segment_states(
+def part_states(
     u_ptr, delta_ptr, A_ptr, B_ptr, bias_ptr, starts_ptr, decay_ptr, local_ptr,
-    length, padded_length, channels, groups, zero, segment_length,
-    u_batch, u_row, delta_batch, delta_row,
+    length, padded_length, channels: tl.constexpr, groups, zero, part_length,
+    u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """For each segment `local`, the state at its end had it begun with 0, and `decay`, the factor of its first state.
+    """For each part `local`, the state at its end had it begun with 0, and `decay`, the factor of its first state.
 
-    Both are (segment, batch, d_state, channels).
+    Both are (part, batch, d_state, channels).
     """
     COUNT: tl.constexpr = D_STATE // STATES
     batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
-    segment = tl.program_id(1).to(tl.int64)
-    begin = segment * segment_length
-    end = tl.minimum(begin + segment_length, padded_length)
+    part = tl.program_id(1).to(tl.int64)
+    begin = part * part_length
+    end = tl.minimum(begin + part_length, padded_length)
     states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
@@ -225,8 +244,6 @@ def segment_states(
     B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
     u_ptr += batch * u_batch + channel
     delta_ptr += batch * delta_batch + channel
-    u_row = tl.cast(u_row, tl.int64)
-    delta_row = tl.cast(delta_row, tl.int64)
 
     local = zero_states(BLOCK, COUNT, STATES)
     passed = tl.zeros((BLOCK,), tl.float32)  # sum of delta from the next step to the end
@@ -257,20 +274,20 @@ def segment_states(
     for j in tl.static_range(COUNT):
         decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
-    offset = (segment * batches + batch) * D_STATE * channels
+    offset = (part * batches + batch) * D_STATE * channels
     store_states(decay_ptr + offset + states, channels, mask, decay, COUNT, STATES)
     store_states(local_ptr + offset + states, channels, mask, local, COUNT, STATES)
 
 
 @triton.jit(do_not_specialize=[
-    "length", "padded_length", "channels", "groups", "zero", "segment_length",
-    "u_batch", "u_row", "delta_batch", "delta_row", "z_batch", "z_row",
+    "length", "padded_length", "groups", "zero", "segment_length",
+    "u_batch", "delta_batch", "z_batch",
 ])  # fmt: skip
 def scan_forward(
-    u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, initial_ptr, starts_ptr, decay_ptr, local_ptr,
+    u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, initial_ptr, starts_ptr,
     y_ptr, final_ptr, saved_ptr,
-    length, padded_length, channels, groups, zero, segment_length,
-    u_batch, u_row, delta_batch, delta_row, z_batch, z_row,
+    length, padded_length, channels: tl.constexpr, groups, zero, segment_length,
+    u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
@@ -295,24 +312,17 @@ def scan_forward(
     u_ptr += batch * u_batch + channel
     delta_ptr += batch * delta_batch + channel
     y_ptr += batch * length * channels + channel
-    u_row = tl.cast(u_row, tl.int64)
-    delta_row = tl.cast(delta_row, tl.int64)
-    y_row = tl.cast(channels, tl.int64)
+    y_row: tl.constexpr = channels
     if z_ptr is not None:
         z_ptr += batch * z_batch + channel
-        z_row = tl.cast(z_row, tl.int64)
     if saved_ptr is not None:
         saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels + states
 
     if initial_ptr is not None:
-        h = load_states(initial_ptr + state_of_batch + states, channels, mask, COUNT, STATES)
+        initial_ptr += segment * batches * D_STATE * channels + state_of_batch
+        h = load_states(initial_ptr + states, channels, mask, COUNT, STATES)
     else:
         h = zero_states(BLOCK, COUNT, STATES)
-    if decay_ptr is not None:
-        h = fold_segments(
-            h, decay_ptr + state_of_batch + states, local_ptr + state_of_batch + states,
-            segment, batches * D_STATE * channels, channels, mask, COUNT, STATES,
-        )  # fmt: skip
     us = load_rows(u_ptr + begin * u_row, u_row, length - begin, inside, TILE, FULL)
     raws = load_rows(delta_ptr + begin * delta_row, delta_row, length - begin, inside, TILE, FULL)
     zs = us
