@@ -188,6 +188,7 @@ def captured(step: Callable[[Tensor], Tensor], setting: Setting) -> Callable[[Te
         graph.replay()
         return static_loss.clone()
 
+    replay.step = step  # the graph writes into the optimizer's state, which nobody else holds
     return replay
 
 

@@ -90,7 +90,7 @@ def check(arguments: dict[str, Tensor], softplus: bool = True, ids: Tensor | Non
 def many_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_scan, "MIN_SEGMENT", triton_scan.CHUNK)
     monkeypatch.setattr(triton_scan, "PROGRAMS", 10**6)
-    monkeypatch.setattr(triton_scan, "BACKWARD_PARTS", 2)
+    monkeypatch.setattr(triton_scan, "MAX_PARTS", 2)
 
 
 @pytest.mark.parametrize(("batch", "length", "channels", "d_state"), [(2, 1, 3, 1), (1, 5, 3, 5), (1, 33, 66, 16)])
@@ -165,3 +165,20 @@ def test_fake_kernels_agree_with_the_real_ones() -> None:
     given = [arguments[name].requires_grad_() for name in NAMES[:-1]]
     inputs = (*given, True, arguments["initial_state"], None, True)
     torch.library.opcheck(triton_scan._forward, inputs, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "programs", "segments"),
+    [
+        (64, 4096, 1),  # four waves without a cut
+        (64, 512, 2),  # two halves fill the GPU
+        (64, 384, 8),  # two would leave a quarter of it idle; eight make three whole waves
+        (1024, 48, 22),
+        (1, 1, 1),
+    ],
+)
+def test_segments_fill_the_gpu(chunks: int, programs: int, segments: int) -> None:
+    length, count, parts = triton_scan.choose_segments(chunks, programs, 0.3, 1056, 8)
+    assert count == segments
+    assert length * count >= chunks * triton_scan.CHUNK > length * (count - 1)
+    assert length % (parts * triton_scan.CHUNK) == 0

@@ -5,6 +5,7 @@ every `CHUNK` steps; the backward pass recomputes the rest. All sums have a fixe
 The kernels, and how they work, are in `triton_forward` and `triton_backward`.
 """
 
+import functools
 import math
 
 import torch
@@ -22,7 +23,8 @@ TILE = 8  # steps whose rows the forward pass loads at once
 MAX_STATES = 16  # states of a channel that one launch holds in registers
 PROGRAMS = 1056  # that an H100 runs at once: eight for each of 132 multiprocessors
 MIN_SEGMENT = 256  # steps: shorter segments cost more in folding than they win
-FORWARD_PARTS, BACKWARD_PARTS = 2, 4  # of a segment, in the first pass over segments
+MAX_PARTS = 8  # of a segment, in the first pass over segments
+FORWARD_FIRST_PASS, BACKWARD_FIRST_PASS = 0.8, 0.3  # time of a step of that pass, relative to the main one
 CARRY_BLOCK = 128  # numbers of a program that carries states from part to part
 # Triton's own pipelining (num_stages > 1) copies through shared memory what the kernels already load ahead.
 FORWARD_OPTIONS = {"num_warps": 2, "num_stages": 1, "maxnreg": 128}  # 128 registers: 16 warps to a multiprocessor
@@ -131,7 +133,7 @@ def _run_forward(
     initial = plan.states(initial_state)
     final = torch.empty(batch, plan.d_state, channels, dtype=torch.float32, device=u.device)
     starts = plan.padded(starts)
-    segment_length, segments, parts_of_segment = plan.segments(FORWARD_PARTS)
+    segment_length, segments, parts_of_segment = plan.segments(FORWARD_FIRST_PASS)
     if segments > 1:
         parts = (segments - 1) * parts_of_segment  # nobody asks for the state after the last segment
         decay, local = final.new_empty(2, parts, *final.shape)
@@ -200,7 +202,7 @@ def _backward(
     A_t, B_t, C_t = plan.transposed(A), plan.in_time(B), plan.in_time(C)
     dfinal = plan.states(dfinal)
     starts = plan.padded(starts)
-    segment_length, segments, parts_of_segment = plan.segments(BACKWARD_PARTS)
+    segment_length, segments, parts_of_segment = plan.segments(BACKWARD_FIRST_PASS)
     if segments > 1:
         part_length = segment_length // parts_of_segment
         parts = (
@@ -295,6 +297,39 @@ def _gradients(ctx, dout, dfinal, _):
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
+@functools.cache
+def choose_segments(
+    chunks: int, programs: int, first_pass: float, capacity: int, shortest: int
+) -> tuple[int, int, int]:
+    """(steps of a segment, segments, parts of a segment) for which an estimate of the time is least.
+
+    The GPU runs `capacity` programs at once, wave after wave, each as long as a segment and half a chunk to begin with.
+    A last wave that fills less than half of it takes three quarters of a whole one: its programs do not wait for each
+    other. The first pass, over all segments but one, costs `first_pass` of that (measured, docs/kernel_log.md).
+
+    Args:
+        chunks: length in chunks of `CHUNK` steps.
+        programs: that each segment needs.
+        first_pass: time of a step of the first pass, relative to the main one.
+        capacity: programs that run at once.
+        shortest: chunks that a segment has at least.
+    """
+
+    def estimate(length: int) -> float:
+        segments = -(-chunks // length)
+        waves, rest = divmod(programs * segments, capacity)
+        waves += 1 if 2 * rest > capacity else 0.75 if rest else 0
+        return (length + 0.5) * waves + length * first_pass * (segments - 1) * programs / capacity
+
+    counts = range(1, max(chunks // shortest, 1) + 1)
+    lengths = (-(-chunks // count) for count in counts)  # of a segment, in chunks
+    length = min((length if length < 16 else -(-length // 4) * 4 for length in lengths), key=estimate)  # has parts
+    segments = -(-chunks // length)
+    enough = min(4 * capacity // (programs * max(segments - 1, 1)), MAX_PARTS)
+    parts = max(parts for parts in range(1, max(enough, 1) + 1) if length % parts == 0)
+    return length * CHUNK, segments, parts
+
+
 class Plan:
     """Shapes and layouts that the kernels want for the tensors of one call."""
 
@@ -317,13 +352,10 @@ class Plan:
         """States that a kernel handles as one tensor."""
         return min(self.d_state, most)
 
-    def segments(self, parts: int) -> tuple[int, int, int]:
-        """(steps of a segment, segments, parts of a segment) that fill the GPU."""
-        wanted = min(PROGRAMS // self.programs, self.length // MIN_SEGMENT)
-        if wanted < 2:
-            return self.padded_length, 1, 1
-        chunks = -(-self.chunks // (parts * wanted)) * parts
-        return chunks * CHUNK, -(-self.chunks // chunks), parts
+    def segments(self, first_pass: float) -> tuple[int, int, int]:
+        """(steps of a segment, segments, parts of a segment) that keep the GPU busy; see `choose_segments`."""
+        shortest = -(-MIN_SEGMENT // CHUNK)
+        return choose_segments(self.chunks, self.programs, first_pass, PROGRAMS, shortest)
 
     def carried(
         self, decay: Tensor, local: Tensor, first: Tensor | None, segments: int, parts_of_segment: int, back: bool
