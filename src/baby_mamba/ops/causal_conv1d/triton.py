@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from baby_mamba.errors import ShapeError
+from baby_mamba.ops.triton_support import launch
 
 STRIPS = 4  # warps of a program, which share its taps and add up their sums
 TILE = 8  # steps whose rows are loaded at once, before the first is stored
@@ -375,12 +376,12 @@ def _forward(
     if plan.grid[0] == 0:
         return y, final_state
     x, initial_state = _rows(x), _rows(initial_state)
-    with torch.cuda.device_of(x):
-        convolve[plan.grid](
-            x, weight.contiguous(), _rows(bias), initial_state, sequence_ids, y, final_state,
-            length, channels, plan.steps, *_strides(x), *_strides(initial_state), *_strides(sequence_ids),
-            **plan.options(width, silu),
-        )  # fmt: skip
+    launch(
+        convolve, plan.grid,
+        x, weight.contiguous(), _rows(bias), initial_state, sequence_ids, y, final_state,
+        length, channels, plan.steps, *_strides(x), *_strides(initial_state), *_strides(sequence_ids),
+        **plan.options(width, silu),
+    )  # fmt: skip
     return y, final_state
 
 
@@ -410,13 +411,13 @@ def _backward(
     if plan.grid[0] == 0:
         return dx, shares.sum(0), dinitial
     x, dy, initial_state, dfinal_state = _rows(x), _rows(dy), _rows(initial_state), _rows(dfinal_state)
-    with torch.cuda.device_of(x):
-        convolve_backward[plan.grid](
-            x, weight.contiguous(), _rows(bias), initial_state, sequence_ids, dy, dfinal_state, dx, shares, dinitial,
-            length, channels, plan.steps,
-            *_strides(x), *_strides(initial_state), *_strides(sequence_ids), *_strides(dy), *_strides(dfinal_state),
-            **plan.options(width, silu),
-        )  # fmt: skip
+    launch(
+        convolve_backward, plan.grid,
+        x, weight.contiguous(), _rows(bias), initial_state, sequence_ids, dy, dfinal_state, dx, shares, dinitial,
+        length, channels, plan.steps,
+        *_strides(x), *_strides(initial_state), *_strides(sequence_ids), *_strides(dy), *_strides(dfinal_state),
+        **plan.options(width, silu),
+    )  # fmt: skip
     return dx, shares.sum(0), dinitial
 
 

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from baby_mamba.ops.triton_support import launch
+
 BLOCK = 4096  # logits that a program holds at once
 OPTIONS = {"num_warps": 8, "num_stages": 1}
 ALIGNMENT = 16  # numbers: what Triton asks of a stride to load 16 bytes at a time, and more than cuBLAS does
@@ -31,11 +33,11 @@ def score(logits: Tensor, labels: Tensor, ignore_index: int, with_gradient: bool
     """
     tokens, vocabulary = logits.shape
     losses = logits.new_empty(tokens, dtype=torch.promote_types(logits.dtype, torch.float32))
-    with torch.cuda.device_of(logits):
-        cross_entropy_of_rows[(tokens,)](
-            logits, labels, losses, logits.stride(0), vocabulary, ignore_index,
-            WITH_GRADIENT=with_gradient, BLOCK=min(BLOCK, triton.next_power_of_2(padded(vocabulary))), **OPTIONS,
-        )  # fmt: skip
+    launch(
+        cross_entropy_of_rows, (tokens,),
+        logits, labels, losses, logits.stride(0), vocabulary, ignore_index,
+        WITH_GRADIENT=with_gradient, BLOCK=min(BLOCK, triton.next_power_of_2(padded(vocabulary))), **OPTIONS,
+    )  # fmt: skip
     return losses, logits
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from baby_mamba.errors import ShapeError
+from baby_mamba.ops.triton_support import launch
 
 TILE = 512  # elements of a warp: 16 a lane, so that 128 registers are enough
 MAX_WARPS = 32  # of a program; a lane of these has more elements where rows are wider than 16,384
@@ -134,10 +135,10 @@ def _forward(
         return y, total
     rows, tiles, options = _plan(x)
     (x, x_row), (residual, residual_row) = _rows(x), _rows(residual)
-    with torch.cuda.device_of(x):
-        normalise[(tiles,)](
-            x, residual, weight.contiguous(), y, total, rows, x.shape[1], epsilon, x_row, residual_row, **options
-        )
+    launch(
+        normalise, (tiles,),
+        x, residual, weight.contiguous(), y, total, rows, x.shape[1], epsilon, x_row, residual_row, **options,
+    )  # fmt: skip
     return y, total
 
 
@@ -165,11 +166,11 @@ def _backward(
     if total.numel() == 0:
         return dx, dresidual, shares.sum(0)
     (dy, dy_row), (dtotal, dtotal_row) = _rows(dy), _rows(dtotal)
-    with torch.cuda.device_of(total):
-        normalise_backward[(programs,)](
-            total, weight.contiguous(), dy, dtotal, dx, dresidual if dresidual.numel() else None, shares,
-            rows, weight.shape[0], epsilon, dy_row, dtotal_row, **options,
-        )  # fmt: skip
+    launch(
+        normalise_backward, (programs,),
+        total, weight.contiguous(), dy, dtotal, dx, dresidual if dresidual.numel() else None, shares,
+        rows, weight.shape[0], epsilon, dy_row, dtotal_row, **options,
+    )  # fmt: skip
     return dx, dresidual, shares.sum(0)
 
 

@@ -15,6 +15,7 @@ from baby_mamba.errors import ShapeError
 from baby_mamba.ops.selective_scan.reference import computing_dtype
 from baby_mamba.ops.selective_scan.triton_backward import part_adjoints, scan_backward
 from baby_mamba.ops.selective_scan.triton_forward import carry_states, part_states, scan_forward
+from baby_mamba.ops.triton_support import launch
 
 BLOCK = 64  # channels of a program in the forward pass: one a lane, two warps
 BACKWARD_BLOCK = 32  # channels of a program in the backward pass: one a lane, one warp
@@ -96,12 +97,6 @@ def _in_slices(
     return total.to(u.dtype), torch.cat(states, dim=-1)
 
 
-def _launch(kernel, grid: tuple[int, int], u: Tensor, *arguments: object, **options: object) -> None:
-    """Run a kernel where its tensors are, which need not be the current device."""
-    with torch.cuda.device_of(u):
-        kernel[grid](u, *arguments, **options)
-
-
 def _run_forward(
     u: Tensor,
     delta: Tensor,
@@ -137,7 +132,7 @@ def _run_forward(
     if segments > 1:
         parts = (segments - 1) * parts_of_segment  # nobody asks for the state after the last segment
         decay, local = final.new_empty(2, parts, *final.shape)
-        _launch(
+        launch(
             part_states, (plan.programs, parts),
             u, delta, A_t, B_t, delta_bias, starts, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, segment_length // parts_of_segment,
@@ -146,7 +141,7 @@ def _run_forward(
             SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full, **FORWARD_OPTIONS,
         )  # fmt: skip
         initial = plan.carried(decay, local, initial, segments, parts_of_segment, back=False)
-    _launch(
+    launch(
         scan_forward, (plan.programs, segments),
         u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, y, final, saved if keep else None,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
@@ -209,7 +204,7 @@ def _backward(
             -(-plan.padded_length // part_length) - parts_of_segment
         )  # nobody asks for what leaves the first segment
         decay, local = torch.empty(2, parts, batch, plan.d_state, channels, **f32)
-        _launch(
+        launch(
             part_adjoints, (plan.programs, parts),
             delta, A_t, C_t, z, delta_bias, starts, dout, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, parts_of_segment, part_length,
@@ -228,7 +223,7 @@ def _backward(
     dinitial = torch.empty(batch, plan.d_state, channels, **f32)
     scratch = torch.empty(plan.programs * segments, CHUNK // 4, plan.d_state, BACKWARD_BLOCK, **f32)
     exact = max(torch.finfo(t.dtype).eps for t in (B, C)) < torch.finfo(torch.bfloat16).eps
-    _launch(
+    launch(
         scan_backward, (plan.programs, segments),
         u, delta, A_t, B_t, C_t, D, z, delta_bias, starts, saved, dout, dfinal, scratch,
         du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial,
@@ -363,7 +358,7 @@ class Plan:
         """What enters each segment, (segments, batch, padded d_state, channels); `first` enters the first or last."""
         carried = decay.new_empty(segments, *decay.shape[1:])
         size = decay[0].numel()
-        _launch(
+        launch(
             carry_states, (-(-size // CARRY_BLOCK), 1),
             decay, local, first, carried, len(decay), parts_of_segment, size, BACK=back, BLOCK=CARRY_BLOCK,
         )  # fmt: skip

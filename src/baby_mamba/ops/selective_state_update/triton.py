@@ -12,6 +12,7 @@ from torch import Tensor
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.selective_scan.reference import computing_dtype
 from baby_mamba.ops.selective_scan.triton_forward import LOG2E, sigmoid, softplus
+from baby_mamba.ops.triton_support import launch
 
 TILE = 512  # states that a program advances: 4 for each of its threads
 WARPS = 4
@@ -43,14 +44,14 @@ def selective_state_update(
     B, C = (M.unsqueeze(1) if M.ndim == 2 else M for M in (B, C))  # (batch, groups, d_state)
     padded = triton.next_power_of_2(d_state)
     block = min(max(TILE // padded, 1), triton.next_power_of_2(channels))
-    with torch.cuda.device_of(u):
-        advance[(batch, triton.cdiv(channels, block))](
-            state, u, delta, A, B, C, D, z, delta_bias, state_indices, y,
-            len(state), channels, channels // B.shape[1], channels // C.shape[1],
-            *state.stride(), *u.stride(), *delta.stride(), *A.stride(), *B.stride(), *C.stride(),
-            *_strides(D, 1), *_strides(z, 2), *_strides(delta_bias, 1), *_strides(state_indices, 1),
-            D_STATE=d_state, PADDED=padded, BLOCK=block, SOFTPLUS=delta_softplus, num_warps=WARPS,
-        )  # fmt: skip
+    launch(
+        advance, (batch, triton.cdiv(channels, block)),
+        state, u, delta, A, B, C, D, z, delta_bias, state_indices, y,
+        len(state), channels, channels // B.shape[1], channels // C.shape[1],
+        *state.stride(), *u.stride(), *delta.stride(), *A.stride(), *B.stride(), *C.stride(),
+        *_strides(D, 1), *_strides(z, 2), *_strides(delta_bias, 1), *_strides(state_indices, 1),
+        D_STATE=d_state, PADDED=padded, BLOCK=block, SOFTPLUS=delta_softplus, num_warps=WARPS,
+    )  # fmt: skip
     if not state.is_inference():  # a backward pass that needs the states before is to notice, as after any in-place op
         torch.autograd.graph.increment_version(state)
     return y
