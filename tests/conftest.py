@@ -27,6 +27,7 @@ install_import_hook(
         "baby_mamba.ops.selective_scan.reference",
         "baby_mamba.scoring",
         "baby_mamba.text_generation",
+        "baby_mamba.theory",
         "baby_mamba.training",
         "baby_mamba.visualize",
     ],

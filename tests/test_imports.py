@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "baby_mamba"
 LEVELS = [
     {"errors"},
     {"config", "environment", "files", "shapes"},
-    {"ops", "data"},
+    {"ops", "data", "theory"},
     {"layers"},
     {"interop"},
     {"models"},

@@ -93,6 +93,12 @@ class MambaConfig(_Section):
     conv_bias: bool = _key(True, "bias in the convolution")
     in_out_proj_bias: bool = _key(False, "bias in in_proj and out_proj")
     norm_epsilon: float = _key(1e-5, "added to the mean square in RMSNorm", above=0)
+    a_init: str = _key(
+        "s4d_real",
+        "initial A, which is real: s4d_real is -(n + 1), the eigenvalues of HiPPO-LegS; s4d_lin_real is -1/2, the real "
+        "part of S4D-Lin; random is -exp(N(0, 1))",
+        choices=("s4d_real", "s4d_lin_real", "random"),
+    )
     selection_norm_epsilon: float | None = _key(
         None, "RMS norm on Delta, B and C with this epsilon, as in Falcon-Mamba (1e-6); empty has none", above=0
     )

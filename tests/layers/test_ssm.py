@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from baby_mamba import MambaConfig, SelectiveSSM
+from baby_mamba.errors import ConfigError
 from baby_mamba.layers.ssm import inverse_softplus
 
 
@@ -73,3 +74,16 @@ def test_the_norm_of_the_selection_has_no_scale() -> None:
 
 def test_A_stays_float32_in_a_module_that_is_cast_down() -> None:
     assert SelectiveSSM(MambaConfig(d_model=8)).bfloat16().A.dtype == torch.float32
+
+
+def test_where_A_may_start() -> None:
+    torch.manual_seed(0)
+    s4d_lin_real = SelectiveSSM(MambaConfig(d_model=8, d_state=3, a_init="s4d_lin_real"))
+    torch.testing.assert_close(s4d_lin_real.A, torch.full((16, 3), -0.5))
+    random = SelectiveSSM(MambaConfig(d_model=256, d_state=16, a_init="random"))
+    assert (random.A < 0).all()
+    assert abs(random.A_log.mean()) < 0.05
+    assert abs(random.A_log.std() - 1) < 0.05
+    assert random.A_log.unique().numel() > 0.99 * random.A_log.numel()  # each by itself
+    with pytest.raises(ConfigError, match="did you mean s4d_lin_real"):
+        MambaConfig(a_init="s4d_lin")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from baby_mamba.config import MambaConfig
 from baby_mamba.ops import selective_scan
 from baby_mamba.shapes import Channels, SequenceIds, SSMState
+from baby_mamba.theory.initialisation import s4d_lin, s4d_real
 
 
 class SelectiveSSM(nn.Module):
@@ -27,7 +28,7 @@ class SelectiveSSM(nn.Module):
     a learnt scale: Falcon-Mamba's way to keep large models stable (arXiv 2410.05355).
 
     Args:
-        config: d_model, expand, d_state, dt_rank, selection_norm_epsilon and the dt_* keys are used.
+        config: d_model, expand, d_state, dt_rank, selection_norm_epsilon, a_init and the dt_* keys are used.
     """
 
     def __init__(self, config: MambaConfig) -> None:
@@ -37,7 +38,7 @@ class SelectiveSSM(nn.Module):
         self.backend = config.backend
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * self.d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.A_log = nn.Parameter(initial_A_log(self.d_inner, self.d_state))
+        self.A_log = nn.Parameter(torch.log(-initial_A(config.a_init, self.d_inner, self.d_state)))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self._initialise_dt(config)
 
@@ -105,9 +106,16 @@ class SelectiveSSM(nn.Module):
     forward = scan
 
 
-def initial_A_log(channels: int, d_state: int) -> Tensor:
-    """log(1), ..., log(d_state) for every channel, (channels, d_state): A_n = -(n + 1), S4D-Real (arXiv 2206.11893)."""
-    return repeat(torch.log(torch.arange(1, d_state + 1)), "d_state -> channels d_state", channels=channels).clone()
+def initial_A(a_init: str, channels: int, d_state: int) -> Tensor:
+    """Where A starts, (channels, d_state): one of the real ones that the paper compares (section 4.6, table 8).
+
+    s4d_real is -(n + 1) and s4d_lin_real is -1/2, the same for every channel (see `theory.initialisation`); random is
+    -exp(N(0, 1)), drawn for each number by itself.
+    """
+    if a_init == "random":
+        return -torch.exp(torch.randn(channels, d_state))
+    row = {"s4d_real": s4d_real(d_state), "s4d_lin_real": s4d_lin(d_state).real}[a_init]
+    return repeat(row.to(torch.get_default_dtype()), "d_state -> channels d_state", channels=channels).clone()
 
 
 def inverse_softplus(y: Tensor) -> Tensor:
