@@ -33,7 +33,7 @@ BUGS = {
     "the gate's slope is wrong": (BACKWARD, "gate + z * gate * (1 - gate)", "gate + z * gate"),
     "the softplus's slope is forgotten": (BACKWARD, "ddelta *= sigmoid(raws[i].to(tl.float32) + bias)", "ddelta *= 1.0"),
     "the sums over channels miss a block": (HOST, "total = shares.sum(1)", "total = shares[:, :1].sum(1)"),
-    "the adjoint of a later part is dropped": (HOST, "- parts_of_segment  # nobody", "- parts_of_segment - 1  # nobody"),
+    "the adjoint of a later part is dropped": (HOST, "part_length) - parts_of_segment", "part_length) - parts_of_segment - 1"),
 }  # fmt: skip
 
 
