@@ -21,6 +21,7 @@ BLOCK = 64  # channels of a program in the forward pass: one a lane, two warps
 BACKWARD_BLOCK = 32  # channels of a program in the backward pass: one a lane, one warp
 CHUNK = 32  # steps from one stored state to the next
 TILE = 8  # steps whose rows the forward pass loads at once
+BACKWARD_TILE = 4  # the same in the backward pass; times 4 states they are the 16 rows of one tensor-core product
 MAX_STATES = 16  # states of a channel that one launch holds in registers
 PROGRAMS = 1056  # that an H100 runs at once: eight for each of 132 multiprocessors
 MIN_SEGMENT = 256  # steps: shorter segments cost more in folding than they win
@@ -221,7 +222,7 @@ def _backward(
     dD = torch.empty(segments, batch, channels, **f32)
     dbias = torch.empty(segments, batch, channels, **f32)
     dinitial = torch.empty(batch, plan.d_state, channels, **f32)
-    scratch = torch.empty(plan.programs * segments, CHUNK // 4, plan.d_state, BACKWARD_BLOCK, **f32)
+    scratch = torch.empty(plan.programs * segments, CHUNK // BACKWARD_TILE, plan.d_state, BACKWARD_BLOCK, **f32)
     exact = max(torch.finfo(t.dtype).eps for t in (B, C)) < torch.finfo(torch.bfloat16).eps
     launch(
         scan_backward, (plan.programs, segments),
@@ -229,7 +230,7 @@ def _backward(
         du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
-        D_STATE=plan.d_state, STATES=plan.states_at_once(4), BLOCK=BACKWARD_BLOCK, CHUNK=CHUNK,
+        D_STATE=plan.d_state, STATES=plan.states_at_once(4), BLOCK=BACKWARD_BLOCK, TILE=BACKWARD_TILE, CHUNK=CHUNK,
         SOFTPLUS=delta_softplus, B_CONSTANT=B_constant, C_CONSTANT=C_constant, FULL=plan.full,
         PRECISION="tf32x3" if exact else "tf32", **BACKWARD_OPTIONS,
     )  # fmt: skip

@@ -153,14 +153,13 @@ def scan_backward(
     length, padded_length, channels: tl.constexpr, groups, zero, segment_length,
     u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr,
     z_batch, z_row: tl.constexpr, dout_batch, dout_row: tl.constexpr,
-    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All gradients. Those of A, D, bias (and a constant B or C) are this program's share, (segment, batch, ...); those
     of B and C are its channels' share, (block of channels, batch, padded length, d_state).
     """
-    TILE: tl.constexpr = 4
     COUNT: tl.constexpr = D_STATE // STATES
     batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
     segments = tl.num_programs(1)
@@ -205,7 +204,7 @@ def scan_backward(
 
     for chunk in range((end - begin) // CHUNK):
         first = end - (chunk + 1) * CHUNK
-        # forward through the chunk
+        # forward through the chunk but for its last tile, which is only done below
         h = load_states(saved_ptr + first // CHUNK * D_STATE * channels, channels, mask, COUNT, STATES)
         us = load_rows(u_ptr + first * u_row, u_row, length - first, inside, TILE, FULL)
         raws = load_rows(delta_ptr + first * delta_row, delta_row, length - first, inside, TILE, FULL)
@@ -247,6 +246,7 @@ def scan_backward(
         state_first = h[0]
         B_rows = time_rows(B_ptr, last, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
         C_rows = time_rows(C_ptr, last, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
+        # + zero: if it knows the trip count, ptxas copies the first pass in front of the loop: 80 kB of code, not 44.
         for back in range(CHUNK // TILE + zero):
             tile = CHUNK // TILE - 1 - back
             t = first + tile * TILE
@@ -291,7 +291,7 @@ def scan_backward(
                     if starts_ptr is not None:
                         carry = tl.load(starts_ptr + batch * padded_length + t + i) == 0
                         state = tl.where(carry, state, 0.0)
-                        factor = tl.where(carry, factor, 0.0)
+                        factor = tl.where(carry, factor, 0.0)  # no gradient crosses a reset
                     befores += (state,)
                     factors += (factor,)
                     state = factor * state + xs[i][:, None] * B_rows[i]

@@ -20,8 +20,11 @@ walking back from the end until the factor has underflowed to zero in every lane
 more programs of the first pass run side by side.
 
 How tensors come: u, delta, z with their own strides but contiguous channels; A transposed to (d_state, channels); B and
-C in float32 as (batch, groups, length, d_state), the length padded to whole chunks, or constant as A; states as
-(..., d_state, channels). d_state is padded to a power of two: a padded state has A = B = C = 0 and stays 0.
+C as (batch, groups, length, d_state), the length padded to whole chunks, in float32, or bfloat16 two to an int32, or
+constant as A; states as (..., d_state, channels). d_state is padded to a power of two: a padded state has B = C = 0 and
+stays 0.
+
+docs/how_the_kernel_works.md leads here, with figures.
 """
 
 import triton
@@ -336,7 +339,7 @@ def scan_forward(
                 store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
         # Loads run ahead of their use, those of the next tile by a tile and those of the next step by a step. The store
         # at the end of each step keeps them there: the compiler moves no load past a store; else it would sink it.
-        ahead = tl.minimum(t + TILE, end - TILE)
+        ahead = tl.minimum(t + TILE, end - TILE)  # the last tile loads itself again
         us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
         raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
         zs_ahead = us_ahead
