@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
 # Triton compile the plain functions.
 install_import_hook(
     [
+        "baby_mamba.comparison",
         "baby_mamba.data",
         "baby_mamba.environment",
         "baby_mamba.generation",

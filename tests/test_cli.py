@@ -15,7 +15,9 @@ import torch
 
 from baby_mamba import cli
 from baby_mamba.config import RunConfig, load_config
+from baby_mamba.data import InductionHeads, TaskDataset
 from baby_mamba.scoring import load_questions, score_choices, score_text
+from baby_mamba.training import evaluate
 from baby_mamba.training.checkpoint import find_checkpoint, load_model
 
 TEXT = "the quick brown fox jumps over the lazy dog and the dog sleeps on.\n" * 30
@@ -315,6 +317,46 @@ def test_evaluate_choices(capsys: pytest.CaptureFixture) -> None:
     assert number(output, "perplexity") == pytest.approx(result.perplexity, rel=1e-4)
 
 
+def test_a_transformer_is_trained_continued_and_used_alike(capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("transformers")
+    llama = ["-c", "job.ini", "--set", "model_config.architecture=llama"]
+    assert run(*llama, "--set", "training_config.max_steps=2") == 0
+    output = capsys.readouterr().out
+    sizes = re.search(r"llama: .*; ([\d,]+) parameters, [\d.]+% \w+ than the ([\d,]+) of the Mamba", output)
+    llama_size, mamba_size = (int(size.replace(",", "")) for size in sizes.groups())
+    assert llama_size == pytest.approx(mamba_size, rel=0.02)
+    assert run(*llama) == 0
+    output = capsys.readouterr().out
+    assert "going on from step 2 of run" in output
+    model, tokenizer = load_model("run", "last")
+    assert model.num_parameters() == llama_size
+    trained = number(output, "held-out loss  ")
+    assert run("evaluate", "--run", "run", "--checkpoint", "last") == 0
+    assert number(capsys.readouterr().out, "loss") == pytest.approx(trained, abs=1e-3)
+    assert run("evaluate", "--run", "run", "--checkpoint", "last", "--file", "text.txt") == 0
+    assert number(capsys.readouterr().out, "loss") == pytest.approx(score_text(model, tokenizer, TEXT).loss, abs=1e-4)
+    assert run("generate", "--run", "run") == 0
+    assert len(capsys.readouterr().out) == 4 + 12 + 1
+    message = refused("-c", "job.ini", capsys=capsys)
+    assert "model_config.architecture is 'llama' there and 'mamba' here" in message
+
+
+def test_compare(capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("transformers")
+    lengths = ("shortest_length=8", "longest_training_length=8", "longest_context=8", "tokens_per_step=8", "repeats=1")
+    arguments = ["compare", "-c", "job.ini", *(f"--set=comparison.{key}" for key in lengths)]
+    assert run(*arguments, "--set=comparison.prompts=the") == 0
+    output = capsys.readouterr().out
+    results = json.loads(Path("run/results.json").read_text(encoding="utf-8"))
+    assert all(f"- {sentence}\n" in output for sentence in results["summary"])
+    assert output.endswith(f"report: {Path('run/report.md')}\n")
+    assert run("generate", "--run", "run/llama", "--prompt", "the") == 0
+    capsys.readouterr()
+    assert "longest_context = 1 is not allowed" in refused(
+        *arguments, "--set=comparison.longest_context=1", capsys=capsys
+    )
+
+
 def test_keys_are_a_config_file(capsys: pytest.CaptureFixture) -> None:
     assert run("keys") == 0
     Path("all.ini").write_text(capsys.readouterr().out, encoding="utf-8")
@@ -329,6 +371,7 @@ def test_keys_are_a_config_file(capsys: pytest.CaptureFixture) -> None:
         (["train", "--help"], ["--config", "SECTION.KEY=VALUE"]),
         (["generate", "--help"], ["--prompt-file", "--run", "--checkpoint", "--interactive", "repetition_penalty"]),
         (["evaluate", "--help"], ["--file", "--choices", '"answer": 0']),
+        (["compare", "--help"], ["a Transformer of the same size", "configs/compare.ini"]),
         (["--version"], ["0."]),
     ],
 )
@@ -513,3 +556,20 @@ def test_refused_input_of_generate_and_evaluate(capsys: pytest.CaptureFixture) -
         assert words in refused(*arguments, "--run", "run", capsys=capsys)
     Path("run/config.ini").unlink()
     assert "config.ini does not exist; give the configuration" in refused("evaluate", "--run", "run", capsys=capsys)
+
+
+def test_a_synthetic_task(capsys: pytest.CaptureFixture) -> None:
+    """It is trained and evaluated like a text, and what needs a text is refused."""
+    assert run("-c", "job.ini", "--set", "dataset.task=induction_heads", "--set", "dataset.task_held_out=20") == 0
+    assert "of the tokens right" in capsys.readouterr().out
+    assert run("evaluate", "--run", "run", "--checkpoint", "last") == 0
+    shown = capsys.readouterr().out
+    model, _ = load_model("run", "last")
+    task_set = TaskDataset(InductionHeads(16, 16), 20)
+    assert "20 held-out rows of 16, 20 answers" in shown
+    result = evaluate(model, task_set, 8)
+    assert f"{result.loss:.4f} nats per answer" in shown
+    assert f"{result.accuracy:.4f} of the answers, {result.sequence_accuracy:.4f} of the rows" in shown
+    for command in (["generate"], ["evaluate", "--file", "text.txt"]):
+        words = refused(*command, "--run", "run", capsys=capsys)
+        assert "has learnt dataset.task = induction_heads and knows no text; expected the run of a text" in words

@@ -179,7 +179,7 @@ def test_override_of_another_form(override: str) -> None:
         ("[model_config]\nn_layers = 2", ["unknown key model_config.n_layers", "did you mean n_layer?"]),
         ("[model_config]\nlearning_rate = 2", ["model_config.learning_rate", "it belongs in [training_config]"]),
         ("[model_config]\nN_layer = 2", ["unknown key model_config.N_layer", "did you mean n_layer?"]),
-        ("[model_config]\nqqq = 2", ["unknown key model_config.qqq", "valid names are block_size, vocab_size"]),
+        ("[model_config]\nqqq = 2", ["unknown key model_config.qqq", "valid names are architecture, block_size"]),
         ("[model_config]\nn_layer = two", ["model_config.n_layer = 'two'", "expected a whole number of at least 1"]),
         ("[model_config]\nn_layer = 2.5", ["model_config.n_layer = '2.5'", "a whole number"]),
         ("[model_config]\nn_layer = inf", ["model_config.n_layer = 'inf'", "a whole number"]),
@@ -297,6 +297,8 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
             ("dt_min", "dt_max"),
             ("min_learning_rate", "learning_rate"),
             ("gradient_accumulation_steps", "train_batch_size"),
+            ("shortest_length", "longest_training_length"),
+            ("shortest_length", "longest_context"),
         ):
             if low in values:
                 values[low] = min(values[low], values[high])

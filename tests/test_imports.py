@@ -21,6 +21,7 @@ LEVELS = [
     {"scoring", "text_generation"},
     {"visualize"},
     {"training"},
+    {"comparison"},
     {"cli"},
 ]
 ORDER = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -2,10 +2,12 @@
 
 Reading order: `shapes` (the glossary), `ops.selective_scan` (the recurrence: contract, then reference, then faster),
 `layers` (norm, convolution, ssm, block, residual), `models` (backbone, heads), `generation`, `text_generation`,
-`scoring`, `data`, `training`, and `cli`, which puts them together.
+`scoring`, `data`, `training`, `comparison` (with a Transformer), and `cli`, which puts them together.
 """
 
+from baby_mamba.comparison import compare
 from baby_mamba.config import (
+    ComparisonConfig,
     DatasetConfig,
     GenerationConfig,
     MambaConfig,
@@ -14,7 +16,17 @@ from baby_mamba.config import (
     TrainerConfig,
     load_config,
 )
-from baby_mamba.data import TokenDataset, Tokenizer, fit_tokenizer, load_corpus, load_tokenizer, prepare_datasets
+from baby_mamba.data import (
+    InductionHeads,
+    SelectiveCopying,
+    TaskDataset,
+    TokenDataset,
+    Tokenizer,
+    fit_tokenizer,
+    load_corpus,
+    load_tokenizer,
+    prepare_datasets,
+)
 from baby_mamba.errors import BabyMambaError
 from baby_mamba.generation import (
     generate,
@@ -27,7 +39,7 @@ from baby_mamba.generation import (
     stream,
 )
 from baby_mamba.layers import BlockState, MambaBlock, MambaState, SelectiveSSM
-from baby_mamba.models import Mamba, MambaBackbone, MambaOutput
+from baby_mamba.models import Mamba, MambaBackbone, MambaOutput, Transformer, build_model
 from baby_mamba.ops import causal_conv1d, rms_norm, selective_scan
 from baby_mamba.scoring import load_questions, score_choices, score_text, token_log_probabilities
 from baby_mamba.text_generation import TextSession, generate_text
@@ -38,8 +50,10 @@ __version__ = "0.1.0"
 __all__ = [
     "BabyMambaError",
     "BlockState",
+    "ComparisonConfig",
     "DatasetConfig",
     "GenerationConfig",
+    "InductionHeads",
     "Mamba",
     "MambaBackbone",
     "MambaBlock",
@@ -48,13 +62,18 @@ __all__ = [
     "MambaState",
     "RunConfig",
     "Sampling",
+    "SelectiveCopying",
     "SelectiveSSM",
+    "TaskDataset",
     "TextSession",
     "TokenDataset",
     "Tokenizer",
     "Trainer",
     "TrainerConfig",
+    "Transformer",
+    "build_model",
     "causal_conv1d",
+    "compare",
     "fit_tokenizer",
     "generate",
     "generate_text",

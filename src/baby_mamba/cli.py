@@ -1,4 +1,4 @@
-"""The command line: train, generate, evaluate, keys. It reads arguments and puts the parts together."""
+"""The command line: train, generate, evaluate, compare, keys. It reads arguments and puts the parts together."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from baby_mamba import __version__
+from baby_mamba.comparison import compare
+from baby_mamba.comparison.report import REPORT
 from baby_mamba.config import GenerationConfig, RunConfig, describe_keys, load_config
-from baby_mamba.data import TokenDataset, Tokenizer, load_corpus, prepare_datasets
-from baby_mamba.errors import BabyMambaError, CheckpointError, ConfigError, DataError
-from baby_mamba.models import Mamba
+from baby_mamba.data import TaskDataset, TokenDataset, Tokenizer, load_corpus
+from baby_mamba.errors import BabyMambaError, CheckpointError, DataError
+from baby_mamba.models import LanguageModel
 from baby_mamba.scoring import load_questions, score_choices, score_text
 from baby_mamba.text_generation import TextSession
-from baby_mamba.training import ConsoleReporter, Trainer, evaluate, load_model
-from baby_mamba.training.checkpoint import find_checkpoint, saved_tokenizer
+from baby_mamba.training import ConsoleReporter, check_job, evaluate, load_model, train_job
+from baby_mamba.training.checkpoint import find_checkpoint
 from baby_mamba.training.device import choose_device
-from baby_mamba.training.run_folder import CONFIG, METRICS, PLOT, TOKENS, check_run_folder, resumed_folder
+from baby_mamba.training.run_folder import CONFIG
 from baby_mamba.training.sampling import append_text
-from baby_mamba.visualize import plot_loss
 
 logger = logging.getLogger("baby_mamba")
 
@@ -40,6 +39,7 @@ Train a Mamba on a text, let it write, and measure it.
   %(prog)s generate --run runs/novel --prompt "It was"
   %(prog)s generate --run runs/novel --interactive      write a text in turns with it
   %(prog)s evaluate --run runs/novel --file other.txt
+  %(prog)s compare                                 train a Transformer of the same size beside it, and report
   %(prog)s keys > my.ini                           every key of a configuration with its default and meaning
 
 A run that was stopped goes on when the same command is given again. A config file is looked up in the current folder
@@ -133,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
         help='score the questions of a .jsonl file, {"context": "It", "choices": [" was", " were"], "answer": 0} in '
         "each line: acc and acc_norm as in lm-evaluation-harness",
     )
+    commands.add_parser(
+        "compare",
+        parents=[configured],
+        help="train a Transformer of the same size, too, and report how the two compare",
+        description="Train the model and a Transformer of the same size on the same text, or load those that are in "
+        "training_config.ckpt_path already; measure both; and write report.md, pictures and results.json there. The "
+        "section comparison says what is measured; without -c it is configs/compare.ini.",
+    )
     commands.add_parser("keys", help="print an .ini file of all keys with their defaults and meaning")
     return parser
 
@@ -142,35 +150,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args: argparse.Namespace) -> int:
     config = load_config(_config_path(args.config), args.overrides)
-    training = config.training_config
-    if not training.ckpt_path:
-        raise ConfigError("training_config.ckpt_path is empty; expected a folder to write the run into")
-    choose_device(training.device)  # all that can be refused without the text is refused before it is read
-    check_run_folder(training, config)
+    check_job(config)  # all that can be refused without the text is refused before it is read
     console = Console(highlight=False)
     _log_to(console)
+    return 130 if train_job(config, ConsoleReporter(console)).interrupted else 0
 
-    folder, source = Path(training.ckpt_path), resumed_folder(training)
-    tokenizer, train_set, eval_set, corpus = prepare_datasets(
-        config.dataset,
-        config.model_config.block_size,
-        folder / TOKENS,
-        tokenizer=saved_tokenizer(source) if source else None,
-    )
-    torch.manual_seed(training.seed)
-    trainer = Trainer(
-        Mamba(replace(config.model_config, vocab_size=_vocab_size(config, tokenizer))),
-        train_set,
-        eval_set,
-        training,
-        tokenizer=tokenizer,
-        run_config=config,
-        characters_per_token=len(corpus.validation) / eval_set.n_tokens,
-        reporter=ConsoleReporter(console),
-    )
-    result = trainer.train()
-    plot_loss(folder / METRICS, folder / PLOT)
-    return 130 if result.interrupted else 0
+
+def _compare(args: argparse.Namespace) -> int:
+    config = load_config(_config_path(args.config or "compare.ini"), args.overrides)
+    console = Console(highlight=False)
+    _log_to(console)
+    results = compare(config, lambda: ConsoleReporter(console))
+    for sentence in results["summary"]:
+        console.print(f"- {sentence}", markup=False, soft_wrap=True)
+    console.print(f"report: {Path(config.training_config.ckpt_path) / REPORT}", markup=False, soft_wrap=True)
+    return 0
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -226,11 +220,14 @@ def _go_on(session: TextSession, generation: GenerationConfig, text: str) -> Ite
 
 def _evaluate(args: argparse.Namespace) -> int:
     _log_to(Console(stderr=True, highlight=False))
-    config, checkpoint, model, tokenizer = _load_run(args)
+    reads_text = args.choices is not None or args.file is not None
+    config, checkpoint, model, tokenizer = _load_run(args, reads_text=reads_text)
     if args.choices is not None:
         rows = _choices_rows(args.choices, model, tokenizer)
     elif args.file is not None:
         rows = _file_rows(args.file, model, tokenizer)
+    elif config.dataset.task != "text":
+        rows = _task_rows(config, model)
     else:
         rows = _held_out_rows(config, model, tokenizer)
     table = Table(show_header=False)
@@ -240,7 +237,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _held_out_rows(config: RunConfig, model: Mamba, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+def _held_out_rows(config: RunConfig, model: LanguageModel, tokenizer: Tokenizer) -> list[tuple[str, str]]:
     text, block_size = load_corpus(config.dataset).validation, config.model_config.block_size
     _warn_of_unknown(text, tokenizer)
     tokens = tokenizer.encode(text)
@@ -260,7 +257,18 @@ def _held_out_rows(config: RunConfig, model: Mamba, tokenizer: Tokenizer) -> lis
     ]
 
 
-def _file_rows(path: str, model: Mamba, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+def _task_rows(config: RunConfig, model: LanguageModel) -> list[tuple[str, str]]:
+    task_set = TaskDataset.from_config(config.dataset, config.model_config.block_size)
+    result = evaluate(model, task_set, config.training_config.eval_batch_size)
+    return [
+        ("task", config.dataset.task),
+        ("size", f"{task_set.n_held_out:,} held-out rows of {task_set.block_size:,}, {result.n_tokens:,} answers"),
+        ("loss", f"{result.loss:.4f} nats per answer"),
+        ("accuracy", f"{result.accuracy:.4f} of the answers, {result.sequence_accuracy:.4f} of the rows"),
+    ]
+
+
+def _file_rows(path: str, model: LanguageModel, tokenizer: Tokenizer) -> list[tuple[str, str]]:
     text = _read_text(path)
     _warn_of_unknown(text, tokenizer)
     score = score_text(model, tokenizer, text)
@@ -275,7 +283,7 @@ def _file_rows(path: str, model: Mamba, tokenizer: Tokenizer) -> list[tuple[str,
     ]
 
 
-def _choices_rows(path: str, model: Mamba, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+def _choices_rows(path: str, model: LanguageModel, tokenizer: Tokenizer) -> list[tuple[str, str]]:
     questions = load_questions(path)
     _warn_of_unknown("".join(q.context + "".join(q.choices) for q in questions), tokenizer)
     result = score_choices(model, tokenizer, questions)
@@ -307,7 +315,13 @@ def _keys(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "generate": _generate, "evaluate": _evaluate, "keys": _keys}
+_COMMANDS = {
+    "train": _train,
+    "generate": _generate,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "keys": _keys,
+}
 
 
 # Small parts
@@ -322,8 +336,13 @@ def _config_path(name: str | None) -> Path | None:
     return found or (wanted if name else None)
 
 
-def _load_run(args: argparse.Namespace) -> tuple[RunConfig, Path, Mamba, Tokenizer]:
-    """The configuration, checkpoint folder, model and tokenizer that `generate` and `evaluate` are to use."""
+def _load_run(
+    args: argparse.Namespace, *, reads_text: bool = True
+) -> tuple[RunConfig, Path, LanguageModel, Tokenizer | None]:
+    """The configuration, checkpoint folder, model and tokenizer that `generate` and `evaluate` are to use.
+
+    The tokenizer is None only for the run of a synthetic task, and only if no text is to be read.
+    """
     config = None
     if args.run is None or args.config is not None:
         config = load_config(_config_path(args.config), args.overrides)
@@ -335,22 +354,19 @@ def _load_run(args: argparse.Namespace) -> tuple[RunConfig, Path, Mamba, Tokeniz
         config = load_config(own, args.overrides)
     device = choose_device(config.training_config.device)
     model, tokenizer = load_model(checkpoint, device=device, backend=config.model_config.backend)
+    if tokenizer is None and config.dataset.task != "text":
+        if not reads_text:
+            return config, checkpoint, model, None
+        raise CheckpointError(
+            f"{checkpoint} has learnt dataset.task = {config.dataset.task} and knows no text; expected the run of a "
+            "text, and `evaluate` without --file and --choices measures this one"
+        )
     if tokenizer is None:
         raise CheckpointError(
             f"{checkpoint} was saved without a tokenizer, so no text can be read or written; train again with "
             "Trainer(..., tokenizer=tokenizer)"
         )
     return config, checkpoint, model, tokenizer
-
-
-def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
-    asked = config.model_config.vocab_size
-    if asked is not None and asked < tokenizer.vocab_size:
-        raise ConfigError(
-            f"model_config.vocab_size = {asked}, and the tokenizer has {tokenizer.vocab_size} tokens; leave it empty "
-            "to take the tokenizer's, or give at least that"
-        )
-    return asked or tokenizer.vocab_size
 
 
 def _read_text(path: str) -> str:

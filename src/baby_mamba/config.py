@@ -75,6 +75,10 @@ class MambaConfig(_Section):
 
     section: ClassVar[str] = "model_config"
 
+    architecture: str = _key(
+        "mamba",
+        "mamba, or a Transformer of the transformers library (llama, gpt2, ...) with as many parameters as that Mamba",
+    )
     block_size: int = _key(256, "tokens in a training window; the model itself has no limit", at_least=2)
     vocab_size: int | None = _key(None, "size of the vocabulary; empty takes the tokenizer's", at_least=1)
     n_layer: int = _key(4, "number of residual blocks", at_least=1)
@@ -82,6 +86,18 @@ class MambaConfig(_Section):
     d_state: int = _key(16, "N: numbers of memory per channel", at_least=1, at_most=256)
     d_conv: int = _key(4, "taps of the causal convolution", at_least=1)
     expand: int = _key(2, "E: a block is expand * d_model channels wide", at_least=1)
+    a_init: str = _key(
+        "s4d_real",
+        "initial A, which is real: s4d_real is -(n + 1), the eigenvalues of HiPPO-LegS; s4d_lin_real is -1/2, the real "
+        "part of S4D-Lin; random is -exp(N(0, 1))",
+        choices=("s4d_real", "s4d_lin_real", "random"),
+    )
+    selective: str = _key(
+        "delta B C",
+        "which of Delta, B and C depend on the token; the others are learnt constants, and with none of them the model "
+        "is time-invariant, as S4 is",
+        choices=("delta B C", "delta B", "delta C", "B C", "delta", "B", "C", "none"),
+    )
     dt_rank: int | str = _key(
         "auto", "rank of the projection that makes Delta; auto is ceil(d_model / 16)", at_least=1, words=("auto",)
     )
@@ -93,12 +109,6 @@ class MambaConfig(_Section):
     conv_bias: bool = _key(True, "bias in the convolution")
     in_out_proj_bias: bool = _key(False, "bias in in_proj and out_proj")
     norm_epsilon: float = _key(1e-5, "added to the mean square in RMSNorm", above=0)
-    a_init: str = _key(
-        "s4d_real",
-        "initial A, which is real: s4d_real is -(n + 1), the eigenvalues of HiPPO-LegS; s4d_lin_real is -1/2, the real "
-        "part of S4D-Lin; random is -exp(N(0, 1))",
-        choices=("s4d_real", "s4d_lin_real", "random"),
-    )
     selection_norm_epsilon: float | None = _key(
         None, "RMS norm on Delta, B and C with this epsilon, as in Falcon-Mamba (1e-6); empty has none", above=0
     )
@@ -133,7 +143,7 @@ class MambaConfig(_Section):
 
 @dataclass(frozen=True)
 class DatasetConfig(_Section):
-    """Which text, and how it is cut into tokens.
+    """Which text, and how it is cut into tokens, or which synthetic task.
 
     Raises:
         ConfigError: a field has the wrong type or is out of range.
@@ -152,6 +162,14 @@ class DatasetConfig(_Section):
         "char", "char, byte, bpe (fitted on the training split), or the path of a transformers tokenizer"
     )
     bpe_vocab_size: int = _key(1024, "size of the vocabulary of tokenizer = bpe", at_least=257)
+    task: str = _key(
+        "text",
+        "what is learnt: the text, or a synthetic task of the Mamba paper, in rows of block_size tokens",
+        choices=("text", "selective_copying", "induction_heads"),
+    )
+    task_vocab_size: int = _key(16, "size of the vocabulary of a synthetic task, special tokens included", at_least=4)
+    task_data_tokens: int = _key(16, "tokens to remember in task = selective_copying", at_least=1)
+    task_held_out: int = _key(512, "held-out examples of a synthetic task", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,9 @@ class TrainerConfig(_Section):
     beta_1: float = _key(0.9, "AdamW's beta_1", at_least=0, below=1)
     beta_2: float = _key(0.95, "AdamW's beta_2", at_least=0, below=1)
     gradient_clip: float = _key(1.0, "largest norm of the gradient; 0 does not clip", at_least=0)
+    target_loss: float | None = _key(
+        None, "stop once the held-out loss is this low, in nats per token; empty never", above=0
+    )
     early_stopping_patience: int = _key(0, "evaluations without improvement before stopping; 0 never", at_least=0)
     eval_every_steps: int = _key(200, "steps between evaluations", at_least=1)
     save_every_steps: int = _key(200, "steps between checkpoints", at_least=1)
@@ -254,6 +275,37 @@ class GenerationConfig(Sampling):
 
 
 @dataclass(frozen=True)
+class ComparisonConfig(_Section):
+    """What `compare` sets beside the model, and where it measures. Lengths are in tokens.
+
+    Raises:
+        ConfigError: a field has the wrong type or is out of range.
+    """
+
+    section: ClassVar[str] = "comparison"
+
+    architecture: str = _key("llama", "the Transformer: a causal language model of the transformers library")
+    shortest_length: int = _key(64, "where the measurements begin; each next length is four times the last", at_least=2)
+    longest_training_length: int = _key(16384, "where those of a training step end", at_least=2)
+    longest_context: int = _key(16384, "where those of decoding end", at_least=2)
+    tokens_per_step: int = _key(
+        16384, "in a measured training step: many short sequences or few long ones, at least one", at_least=2
+    )
+    decoded_tokens: int = _key(32, "drawn in a measurement of decoding", at_least=1)
+    repeats: int = _key(5, "measurements of which the median counts", at_least=1)
+    prompts: str = _key("When the |A function |For example, ", "texts that both continue, with | between them")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("longest_training_length", "longest_context"):
+            if self.shortest_length > getattr(self, name):
+                raise ConfigError(
+                    f"comparison.shortest_length = {self.shortest_length} is above comparison.{name} = "
+                    f"{getattr(self, name)}, where the measurements end; lower it"
+                )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that one run needs; one attribute per section of the .ini file."""
 
@@ -261,6 +313,7 @@ class RunConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     training_config: TrainerConfig = field(default_factory=TrainerConfig)
     generation_config: GenerationConfig = field(default_factory=GenerationConfig)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def to_ini(self) -> str:
         """The resolved configuration as the text of an .ini file that `load_config` reads back to an equal value."""
@@ -277,6 +330,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "dataset": DatasetConfig,
     "training_config": TrainerConfig,
     "generation_config": GenerationConfig,
+    "comparison": ComparisonConfig,
 }
 
 

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from baby_mamba.config import Sampling
 from baby_mamba.errors import CheckpointError, ConfigError, ShapeError
-from baby_mamba.layers import BlockState, MambaState, map_state
-from baby_mamba.models import Mamba
+from baby_mamba.layers import BlockState, map_state
+from baby_mamba.models import LanguageModel, Mamba, ModelState
 
 NextLogits = Float[Tensor, "batch vocabulary"]  # the scores of one token, the next
 NextTokens = Int[Tensor, " batch"]
@@ -43,21 +43,21 @@ class Step(NamedTuple):
 
     tokens: NextTokens
     log_probabilities: Float[Tensor, " batch"] | None  # nats, under the model itself; None unless asked for
-    state: MambaState  # has read all before `tokens`: to go on by hand, read `tokens` from here
+    state: ModelState  # has read all before `tokens`: to go on by hand, read `tokens` from here
 
 
 # Generation
 
 
 def generate(
-    model: Mamba,
+    model: LanguageModel,
     input_ids: Tensor,
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
-    state: MambaState | None = None,
+    state: ModelState | None = None,
     attention_mask: Tensor | None = None,
     return_log_probabilities: bool = False,
     **options: float,
@@ -110,14 +110,14 @@ def generate(
 
 @torch.no_grad()
 def stream(
-    model: Mamba,
+    model: LanguageModel,
     input_ids: Tensor,
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
-    state: MambaState | None = None,
+    state: ModelState | None = None,
     attention_mask: Tensor | None = None,
     return_log_probabilities: bool = False,
     **options: float,
@@ -153,13 +153,13 @@ def stream(
 
 @torch.no_grad()
 def prefill(
-    model: Mamba,
+    model: LanguageModel,
     input_ids: Tensor,
     *,
-    state: MambaState | None = None,
+    state: ModelState | None = None,
     attention_mask: Tensor | None = None,
     chunk_length: int = 4096,
-) -> tuple[Tensor, MambaState]:
+) -> tuple[Tensor, ModelState]:
     """Read tokens into a state, chunk by chunk, so that a prompt of any length needs bounded memory.
 
     Args:
@@ -279,7 +279,7 @@ def _tokens_in(input_ids: Tensor, attention_mask: Tensor | None, *, vocab_size: 
 # States
 
 
-def repeat_state(state: MambaState, times: int) -> MambaState:
+def repeat_state(state: ModelState, times: int) -> ModelState:
     """Each row of a state `times` times in a row, so that several texts can go on from it in one batch."""
     return map_state(lambda tensor: tensor.repeat_interleave(times, dim=0), state)
 
@@ -287,13 +287,18 @@ def repeat_state(state: MambaState, times: int) -> MambaState:
 _STATE_FORMAT = {"format": "baby_mamba state", "format_version": "1"}
 
 
-def save_state(path: str | Path, state: MambaState) -> None:
+def save_state(path: str | Path, state: ModelState) -> None:
     """Write a state as a safetensors file. A file that is there is replaced at once or, on failure, kept.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: it cannot be written, or is that of a Transformer.
     """
     path = Path(path)
+    if not all(isinstance(layer, BlockState) for layer in state):
+        raise CheckpointError(
+            f"state {path} would be a Transformer's keys and values, which are not saved; save the text, and read it "
+            "again with prefill"
+        )
     unfinished = path.with_name(f"{path.name}.unfinished")
     tensors = {name: tensor.contiguous() for name, tensor in _named(state).items()}
     try:
@@ -304,7 +309,7 @@ def save_state(path: str | Path, state: MambaState) -> None:
         raise CheckpointError(f"state {path} cannot be written: {reason}; choose another path or free space") from error
 
 
-def load_state(path: str | Path, model: Mamba) -> MambaState:
+def load_state(path: str | Path, model: LanguageModel) -> ModelState:
     """Read a state that `save_state` wrote, on the model's device.
 
     Its shape is checked. That the weights are those that the state was made with is up to you.
@@ -313,6 +318,10 @@ def load_state(path: str | Path, model: Mamba) -> MambaState:
         CheckpointError: it is missing, damaged, not a state, or of a model of another shape.
     """
     device = next(model.parameters()).device
+    if not isinstance(model, Mamba):
+        raise CheckpointError(
+            f"state {path} is for a Mamba, and the model is a Transformer; read the text again, with prefill"
+        )
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
@@ -345,7 +354,7 @@ def load_state(path: str | Path, model: Mamba) -> MambaState:
     )
 
 
-def _named(state: MambaState) -> dict[str, Tensor]:
+def _named(state: ModelState) -> dict[str, Tensor]:
     return {
         f"layers.{layer}.{field}": tensor
         for layer, block in enumerate(state)

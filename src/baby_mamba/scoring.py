@@ -24,8 +24,8 @@ from torch import Tensor
 from baby_mamba.data import Tokenizer
 from baby_mamba.errors import DataError, ShapeError
 from baby_mamba.generation import pad_left, prefill
-from baby_mamba.layers import MambaState, map_state
-from baby_mamba.models import Mamba
+from baby_mamba.layers import map_state
+from baby_mamba.models import LanguageModel, ModelState
 from baby_mamba.shapes import AttentionMask, TokenIds
 
 # Perplexity
@@ -33,10 +33,10 @@ from baby_mamba.shapes import AttentionMask, TokenIds
 
 @torch.no_grad()
 def token_log_probabilities(
-    model: Mamba,
+    model: LanguageModel,
     input_ids: TokenIds,
     *,
-    state: MambaState | None = None,
+    state: ModelState | None = None,
     attention_mask: AttentionMask | None = None,
     chunk_length: int = 1024,
 ) -> Float[Tensor, "batch scored"]:
@@ -100,7 +100,7 @@ class TextScore(NamedTuple):
         return self.bits_per_character * self.n_characters / self.n_bytes
 
 
-def score_text(model: Mamba, tokenizer: Tokenizer, text: str, *, chunk_length: int = 1024) -> TextScore:
+def score_text(model: LanguageModel, tokenizer: Tokenizer, text: str, *, chunk_length: int = 1024) -> TextScore:
     """Score a text from its beginning to its end, in one pass over the state.
 
     Args:
@@ -133,7 +133,7 @@ class ContinuationScore(NamedTuple):
 
 @torch.no_grad()
 def score_continuations(
-    model: Mamba, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    model: LanguageModel, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[ContinuationScore]]:
     """Score the continuations of each context. A context is read once and its state branched over its continuations.
 
@@ -230,7 +230,7 @@ class ChoiceScores(NamedTuple):
 
 
 def score_choices(
-    model: Mamba, tokenizer: Tokenizer, questions: Sequence[Question], *, batch_size: int = 16
+    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question], *, batch_size: int = 16
 ) -> ChoiceScores:
     """Score every choice of every question.
 

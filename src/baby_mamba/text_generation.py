@@ -21,8 +21,7 @@ from baby_mamba.config import Sampling
 from baby_mamba.data import Tokenizer
 from baby_mamba.errors import ConfigError
 from baby_mamba.generation import pad_left, stream
-from baby_mamba.layers import MambaState
-from baby_mamba.models import Mamba
+from baby_mamba.models import LanguageModel, ModelState
 
 logger = logging.getLogger("baby_mamba")
 
@@ -49,11 +48,11 @@ class TextSession:
 
     def __init__(
         self,
-        model: Mamba,
+        model: LanguageModel,
         tokenizer: Tokenizer,
         *,
         seed: int | None = None,
-        state: MambaState | None = None,
+        state: ModelState | None = None,
         sampling: Sampling | None = None,
         **options: float,
     ) -> None:
@@ -102,7 +101,7 @@ class TextSession:
 
 
 def generate_text(
-    model: Mamba,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
@@ -203,9 +202,9 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text).tolist()
 
 
-def _device(model: Mamba) -> torch.device:
+def _device(model: LanguageModel) -> torch.device:
     return next(model.parameters()).device
 
 
-def _generator(model: Mamba, seed: int | None) -> torch.Generator | None:
+def _generator(model: LanguageModel, seed: int | None) -> torch.Generator | None:
     return None if seed is None else torch.Generator(_device(model)).manual_seed(seed)

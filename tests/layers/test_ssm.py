@@ -26,6 +26,19 @@ def test_published_initialisation(dt_init: str) -> None:
     assert ssm.x_proj.bias is None
 
 
+def test_where_A_may_start() -> None:
+    torch.manual_seed(0)
+    s4d_lin_real = SelectiveSSM(MambaConfig(d_model=8, d_state=3, a_init="s4d_lin_real"))
+    torch.testing.assert_close(s4d_lin_real.A, torch.full((16, 3), -0.5))
+    random = SelectiveSSM(MambaConfig(d_model=256, d_state=16, a_init="random"))
+    assert (random.A < 0).all()
+    assert abs(random.A_log.mean()) < 0.05
+    assert abs(random.A_log.std() - 1) < 0.05
+    assert random.A_log.unique().numel() > 0.99 * random.A_log.numel()  # each by itself
+    with pytest.raises(ConfigError, match="did you mean s4d_lin_real"):
+        MambaConfig(a_init="s4d_lin")
+
+
 def test_step_sizes_are_log_uniform() -> None:
     torch.manual_seed(0)
     ssm = SelectiveSSM(MambaConfig(d_model=1024, dt_min=1e-3, dt_max=1e-1))
@@ -76,14 +89,73 @@ def test_A_stays_float32_in_a_module_that_is_cast_down() -> None:
     assert SelectiveSSM(MambaConfig(d_model=8)).bfloat16().A.dtype == torch.float32
 
 
-def test_where_A_may_start() -> None:
+SELECTIVE = ["delta B", "delta C", "B C", "delta", "B", "C", "none"]
+
+
+@pytest.mark.parametrize("selective", SELECTIVE)
+def test_what_is_not_selective_is_a_learnt_constant(selective: str) -> None:
+    """Delta, B and C of a token: those named depend on it, the others are the same for all and get a gradient, too."""
     torch.manual_seed(0)
-    s4d_lin_real = SelectiveSSM(MambaConfig(d_model=8, d_state=3, a_init="s4d_lin_real"))
-    torch.testing.assert_close(s4d_lin_real.A, torch.full((16, 3), -0.5))
-    random = SelectiveSSM(MambaConfig(d_model=256, d_state=16, a_init="random"))
-    assert (random.A < 0).all()
-    assert abs(random.A_log.mean()) < 0.05
-    assert abs(random.A_log.std() - 1) < 0.05
-    assert random.A_log.unique().numel() > 0.99 * random.A_log.numel()  # each by itself
-    with pytest.raises(ConfigError, match="did you mean s4d_lin_real"):
-        MambaConfig(a_init="s4d_lin")
+    ssm = SelectiveSSM(MambaConfig(d_model=8, d_state=5, selective=selective, backend="reference")).double()
+    u = torch.randn(2, 7, 16, dtype=torch.float64)
+    delta, B, C = ssm.selection(u)
+    assert delta.shape == (2, 7, 16)
+    assert (delta.std() > 0) == ("delta" in selective.split())
+    for name, M in (("B", B), ("C", C)):
+        assert M.shape == ((2, 7, 5) if name in selective.split() else (16, 5))
+    ssm(u)[0].square().sum().backward()
+    for name, parameter in ssm.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_constants_start_as_in_s4d() -> None:
+    torch.manual_seed(0)
+    ssm = SelectiveSSM(MambaConfig(d_model=256, d_state=16, selective="none", dt_min=0.01, dt_max=0.2))
+    assert {name for name, _ in ssm.named_parameters()} == {"A_log", "B", "C", "D", "dt_bias"}
+    assert (ssm.B == 1).all()
+    assert abs(ssm.C.mean()) < 0.05
+    assert abs(ssm.C.std() - 1) < 0.05
+    dt = F.softplus(ssm.dt_bias)
+    assert 0.01 * (1 - 1e-5) <= dt.min() < dt.max() <= 0.2 * (1 + 1e-5)
+
+
+def test_only_without_selection_it_is_a_convolution() -> None:
+    """Time-invariant: a later input gives a later output, and outputs add up as inputs do. Any selection breaks it."""
+    for selective in ("none", "delta", "B", "C"):
+        torch.manual_seed(0)
+        ssm = SelectiveSSM(MambaConfig(d_model=8, d_state=5, selective=selective, backend="reference")).double()
+        one, other = torch.randn(2, 1, 9, 16, dtype=torch.float64)
+        linear = torch.allclose(ssm(one + other)[0], ssm(one)[0] + ssm(other)[0])
+        assert linear == (selective == "none")
+    impulse = torch.zeros(1, 30, 16, dtype=torch.float64)
+    impulse[:, 0] = 1
+    ssm = SelectiveSSM(MambaConfig(d_model=8, d_state=5, selective="none", backend="reference")).double()
+    kernel = ssm(impulse)[0]
+    u = torch.randn(1, 30, 16, dtype=torch.float64)
+    by_fft = torch.fft.irfft(torch.fft.rfft(u, 60, dim=1) * torch.fft.rfft(kernel, 60, dim=1), 60, dim=1)[:, :30]
+    torch.testing.assert_close(ssm(u)[0], by_fft)
+
+
+@pytest.mark.parametrize("selective", SELECTIVE)
+@pytest.mark.parametrize("backend", ["parallel", "cpu"])
+def test_every_backend_takes_the_constants(selective: str, backend: str) -> None:
+    torch.manual_seed(0)
+    config = MambaConfig(d_model=8, d_state=5, selective=selective, backend="reference")
+    ssm = SelectiveSSM(config)
+    u = torch.randn(2, 7, 16)
+
+    def outputs_and_gradients(backend: str) -> list[torch.Tensor]:
+        ssm.backend = backend
+        y, state = ssm(u)
+        return [y, state, *torch.autograd.grad(y.sin().sum() + state.sum(), list(ssm.parameters()))]
+
+    for got, expected in zip(outputs_and_gradients(backend), outputs_and_gradients("reference"), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_norm_of_the_selection_leaves_constants_alone() -> None:
+    ssm = SelectiveSSM(MambaConfig(d_model=8, d_state=5, selective="B", selection_norm_epsilon=1e-6))
+    delta, B, C = ssm.selection(torch.randn(2, 7, 16))
+    torch.testing.assert_close(B.square().mean(-1), torch.ones(2, 7), rtol=1e-3, atol=1e-3)
+    assert not delta.any()
+    assert C is ssm.C

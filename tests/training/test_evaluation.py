@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from baby_mamba.config import MambaConfig
-from baby_mamba.data import TokenDataset
+from baby_mamba.data import SelectiveCopying, TaskDataset, TokenDataset
 from baby_mamba.models import Mamba
 from baby_mamba.training import Evaluation, evaluate
 
@@ -49,3 +49,26 @@ def test_leaves_no_trace(training: bool) -> None:
 
 def test_perplexity_of_a_hopeless_model() -> None:
     assert math.isfinite(Evaluation(1e4, 1, None).perplexity)
+
+
+def test_accuracy_in_a_task() -> None:
+    """The share of answers that are the likeliest token, and of rows with nothing but such; other tokens count not."""
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=6, n_layer=1, d_model=8, d_state=4, tie_embeddings=False, backend="reference")
+    model, dataset = Mamba(config), TaskDataset(SelectiveCopying(length=12, vocab_size=6, n_data_tokens=2), 50)
+    result = evaluate(model, dataset, 7)
+    rows = next(dataset.evaluation_batches(50))
+    logits = model(rows.input_ids).logits[:, -3:-1]  # at the two markers that ask
+    answers = rows.labels[:, -2:]
+    right = logits.argmax(-1) == answers
+    assert 0 < right.float().mean() < 1
+    assert result.accuracy == pytest.approx(float(right.float().mean()))
+    assert result.sequence_accuracy == pytest.approx(float(right.all(1).float().mean()))
+    assert result.loss == pytest.approx(F.cross_entropy(logits.flatten(0, 1), answers.flatten()).item(), rel=1e-5)
+    assert (result.n_tokens, result.bits_per_character) == (100, None)
+
+
+def test_a_text_has_no_accuracy() -> None:
+    result = evaluate(build(), TokenDataset.from_array(np.arange(20) % 5, 8), 4)
+    assert result.accuracy is None
+    assert result.sequence_accuracy is None

@@ -47,6 +47,8 @@ def test_rule_looks_at_names_and_shapes() -> None:
     assert decays("layers.0.mixer.in_proj.weight", matrix)
     assert not decays("layers.0.mixer.A_log", matrix)
     assert not decays("layers.0.norm.weight", matrix)
+    for constant in ("B", "C", "dt_bias"):  # of a model in which it is not selective
+        assert not decays(f"layers.0.mixer.{constant}", matrix if constant != "dt_bias" else vector)
     assert not decays("layers.0.mixer.in_proj.bias", vector)
 
 

@@ -189,16 +189,26 @@ def test_accumulated_gradient_equals_that_of_the_whole_batch(make_trainer: Make)
     """Also where the parts are of unequal size."""
     whole, split = make_trainer(ckpt_path=""), make_trainer(ckpt_path="", gradient_accumulation_steps=3)
     batch = whole.train_set.batch(0, 4, seed=0)
-    assert whole._step(batch, 1e-3) == pytest.approx(split._step(batch, 1e-3), rel=1e-5)
+    assert whole.training_step(batch, 1e-3) == pytest.approx(split.training_step(batch, 1e-3), rel=1e-5)
     for p, q in zip(whole.model.parameters(), split.model.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_labels_are_split_with_the_rows(make_trainer: Make) -> None:
+    """Other labels give another gradient, and the same one whether the batch is computed whole or in parts."""
+    whole, split, text = (make_trainer(ckpt_path="", gradient_accumulation_steps=n) for n in (1, 2, 1))
+    batch = whole.train_set.batch(0, 4, seed=0)
+    labels = batch.roll(1, dims=0).masked_fill(torch.arange(16) < 13, -100)
+    loss = whole.training_step(batch, 1e-3, labels)
+    assert loss == pytest.approx(split.training_step(batch, 1e-3, labels), rel=1e-5)
+    assert loss != pytest.approx(text.training_step(batch, 1e-3), rel=1e-3)
 
 
 def test_gradient_is_clipped_and_its_norm_reported_unclipped(make_trainer: Make) -> None:
     free, clipped = make_trainer(ckpt_path="", gradient_clip=0.0), make_trainer(ckpt_path="", gradient_clip=0.01)
     batch = free.train_set.batch(0, 4, seed=0)
-    norm = free._step(batch, 1e-3)[1]
-    assert clipped._step(batch, 1e-3)[1] == pytest.approx(norm)
+    norm = free.training_step(batch, 1e-3)[1]
+    assert clipped.training_step(batch, 1e-3)[1] == pytest.approx(norm)
     norms = [
         math.sqrt(sum(float(p.grad.square().sum()) for p in trainer.model.parameters())) for trainer in (free, clipped)
     ]
@@ -274,8 +284,8 @@ def test_batches_follow_the_seed(make_trainer: Make) -> None:
     results = []
     for workers in (0, 1):
         trainer = make_trainer(max_steps=3, num_workers=workers, seed=5, ckpt_path="")
-        seen, step = [], trainer._step
-        trainer._step = lambda ids, rate, seen=seen, step=step: (seen.append(ids), step(ids, rate))[1]
+        seen, step = [], trainer.training_step
+        trainer.training_step = lambda ids, *rest, seen=seen, step=step: (seen.append(ids), step(ids, *rest))[1]
         trainer.train()
         results.append(seen)
     for step, (without, with_workers) in enumerate(zip(*results, strict=True)):

@@ -4,10 +4,13 @@
 2. `tokenizer`: characters, bytes or byte pairs as numbers, and back.
 3. `dataset`: the numbers on disk, and the windows of them that training and evaluation see; `prepare_datasets` does
    all three.
+
+`tasks` has what needs no text: synthetic tasks, in batches with labels.
 """
 
 from baby_mamba.data.corpus import Corpus, load_corpus
-from baby_mamba.data.dataset import TokenDataset, loader, prepare_datasets
+from baby_mamba.data.dataset import Dataset, TokenDataset, loader, prepare_datasets
+from baby_mamba.data.tasks import IGNORE_INDEX, InductionHeads, LabelledBatch, SelectiveCopying, TaskDataset, labelled
 from baby_mamba.data.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
@@ -19,14 +22,21 @@ from baby_mamba.data.tokenizer import (
 )
 
 __all__ = [
+    "IGNORE_INDEX",
     "BPETokenizer",
     "ByteTokenizer",
     "CharTokenizer",
     "Corpus",
+    "Dataset",
+    "InductionHeads",
+    "LabelledBatch",
+    "SelectiveCopying",
+    "TaskDataset",
     "TokenDataset",
     "Tokenizer",
     "TransformersTokenizer",
     "fit_tokenizer",
+    "labelled",
     "load_corpus",
     "load_tokenizer",
     "loader",

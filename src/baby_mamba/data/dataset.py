@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader
 
 from baby_mamba.config import DatasetConfig
 from baby_mamba.data.corpus import Corpus, load_corpus
+from baby_mamba.data.tasks import LabelledBatch, TaskDataset
 from baby_mamba.data.tokenizer import Tokenizer, fit_tokenizer
 from baby_mamba.errors import CheckpointError, DataError
 
@@ -199,8 +200,11 @@ class TokenDataset:
             self._tokens = _open(self.path)
 
 
+Dataset = TokenDataset | TaskDataset
+
+
 def loader(
-    train_set: TokenDataset,
+    train_set: Dataset,
     batch_size: int,
     *,
     start_step: int,
@@ -210,7 +214,7 @@ def loader(
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[Int64[Tensor, "batch block_size"]]:
+) -> DataLoader[Int64[Tensor, "batch block_size"] | LabelledBatch]:
     """`train_set.batch(step, ...)` for `n_steps` steps from `start_step` on, prepared ahead by `num_workers` processes.
 
     Raises:
@@ -242,9 +246,14 @@ def prepare_datasets(
         (tokenizer, training split, validation split, corpus).
 
     Raises:
-        DataError: the corpus or the tokenizer cannot be read, or a split is too short; nothing is written then.
+        DataError: the corpus or the tokenizer cannot be read, a split is too short, or the task is a synthetic one;
+            nothing is written then.
         CheckpointError: the folder cannot be written to.
     """
+    if config.task != "text":
+        raise DataError(
+            f"dataset.task = {config.task} has no text; expected task = text, or use TaskDataset.from_config"
+        )
     corpus = load_corpus(config)
     tokenizer = tokenizer or fit_tokenizer(config, corpus.train)
     logger.info(

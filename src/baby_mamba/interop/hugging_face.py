@@ -110,6 +110,11 @@ def save_pretrained(
 ) -> None:
     """See `Mamba.save_pretrained`."""
     folder = Path(folder)
+    if config.selective != MambaConfig.selective:
+        raise CheckpointError(
+            f"model_config.selective = {config.selective} cannot be written for transformers, whose Mamba has "
+            f"Delta, B and C of every token; expected {MambaConfig.selective}, so keep this model in its run folder"
+        )
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; expected the tokenizer "

@@ -27,8 +27,12 @@ class SelectiveSSM(nn.Module):
     With selection_norm_epsilon, W_r u_t, B_t and C_t are each divided by their root mean square over features, without
     a learnt scale: Falcon-Mamba's way to keep large models stable (arXiv 2410.05355).
 
+    `config.selective` says which of Delta, B and C are computed so; the others are learnt constants (the ablation of
+    table 7): Delta a number per channel, B and C of A's shape, and they start as in S4D (arXiv 2206.11893), B at one
+    and C drawn from N(0, 1). With none of them selective the layer is time-invariant, a convolution.
+
     Args:
-        config: d_model, expand, d_state, dt_rank, selection_norm_epsilon, a_init and the dt_* keys are used.
+        config: d_model, expand, d_state, dt_rank, selective, selection_norm_epsilon, a_init and the dt_* keys are used.
     """
 
     def __init__(self, config: MambaConfig) -> None:
@@ -36,8 +40,17 @@ class SelectiveSSM(nn.Module):
         self.d_inner, self.d_state, self.dt_rank = config.d_inner, config.d_state, config.resolved_dt_rank
         self.selection_norm_epsilon = config.selection_norm_epsilon
         self.backend = config.backend
-        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * self.d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        widths = {"delta": self.dt_rank, "B": self.d_state, "C": self.d_state}
+        self._selected = {name: width for name, width in widths.items() if name in config.selective.split()}
+        if self._selected:
+            self.x_proj = nn.Linear(self.d_inner, sum(self._selected.values()), bias=False)
+        if "delta" in self._selected:
+            self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        else:
+            self.dt_bias = nn.Parameter(torch.empty(self.d_inner))
+        constant = (self.d_inner, self.d_state)
+        self.B = None if "B" in self._selected else nn.Parameter(torch.ones(constant))
+        self.C = None if "C" in self._selected else nn.Parameter(torch.randn(constant))
         self.A_log = nn.Parameter(torch.log(-initial_A(config.a_init, self.d_inner, self.d_state)))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self._initialise_dt(config)
@@ -46,13 +59,18 @@ class SelectiveSSM(nn.Module):
     def _initialise_dt(self, config: MambaConfig) -> None:
         """Step sizes start log-uniform in [dt_min, dt_max] (section 3.6): some channels forget fast, others slowly."""
         bound = config.dt_scale / math.sqrt(self.dt_rank)
-        if config.dt_init == "constant":
+        if "delta" in self._selected and config.dt_init == "constant":
             nn.init.constant_(self.dt_proj.weight, bound)
-        else:
+        elif "delta" in self._selected:
             nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         log_min, log_max = math.log(config.dt_min), math.log(config.dt_max)
         dt = torch.empty(self.d_inner).uniform_(log_min, log_max).exp().clamp(min=config.dt_init_floor)
-        self.dt_proj.bias.copy_(inverse_softplus(dt))
+        self.delta_bias.copy_(inverse_softplus(dt))
+
+    @property
+    def delta_bias(self) -> Tensor:
+        """(d_inner,), added to Delta before the softplus; where Delta is not selective, all there is of it."""
+        return self.dt_proj.bias if "delta" in self._selected else self.dt_bias
 
     @property
     def A(self) -> Tensor:
@@ -60,12 +78,19 @@ class SelectiveSSM(nn.Module):
         return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
 
     def selection(self, u: Channels) -> tuple[Tensor, Tensor, Tensor]:
-        """Delta before bias and softplus (batch, length, d_inner), B and C (batch, length, d_state) for each token."""
-        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        if self.selection_norm_epsilon is not None:
-            # .to: autocast computes the norm in float32, and the scan is to read B and C as narrow as they were.
-            dt, B, C = (F.rms_norm(x, x.shape[-1:], eps=self.selection_norm_epsilon).to(x.dtype) for x in (dt, B, C))
-        return F.linear(dt, self.dt_proj.weight), B, C
+        """Delta before bias and softplus (batch, length, d_inner), B and C (batch, length, d_state) for each token.
+
+        A constant Delta is zero here, since all of it is bias; a constant B or C is (d_inner, d_state).
+        """
+        selected: dict[str, Tensor] = {}
+        if self._selected:
+            parts = self.x_proj(u).split(list(self._selected.values()), dim=-1)
+            if self.selection_norm_epsilon is not None:
+                # .to: autocast computes the norm in float32, and the scan is to read B and C as narrow as they were.
+                parts = [F.rms_norm(x, x.shape[-1:], eps=self.selection_norm_epsilon).to(x.dtype) for x in parts]
+            selected = dict(zip(self._selected, parts, strict=True))
+        delta = F.linear(selected["delta"], self.dt_proj.weight) if "delta" in selected else torch.zeros_like(u)
+        return delta, selected.get("B", self.B), selected.get("C", self.C)
 
     def scan(
         self,
@@ -95,7 +120,7 @@ class SelectiveSSM(nn.Module):
             C,
             self.D,
             z=gate,
-            delta_bias=self.dt_proj.bias,
+            delta_bias=self.delta_bias,
             delta_softplus=True,
             initial_state=state,
             sequence_ids=sequence_ids,

@@ -1,7 +1,7 @@
 """What a block remembers between two calls: a constant amount of memory, however long the past."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ class BlockState(NamedTuple):
 MambaState = tuple[BlockState, ...]  # one BlockState per layer
 
 
-def map_state(function: Callable[[Tensor], Tensor], state: MambaState) -> MambaState:
+State = TypeVar("State", bound=tuple)  # a named tuple of tensors for each layer, as MambaState is
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply a function to every tensor of a state, e.g. `map_state(lambda t: t[rows], state)` to pick batch rows."""
-    return tuple(BlockState(*map(function, layer)) for layer in state)
+    return tuple(type(layer)(*(t if t is None else function(t) for t in layer)) for layer in state)

@@ -8,15 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baby_mamba.config import MambaConfig
-from baby_mamba.data import Tokenizer
-from baby_mamba.errors import ShapeError
+from baby_mamba.data import IGNORE_INDEX, Tokenizer
+from baby_mamba.errors import ConfigError, ShapeError
 from baby_mamba.interop import hugging_face
 from baby_mamba.layers import MambaState
 from baby_mamba.models.backbone import MambaBackbone
 from baby_mamba.ops import linear_cross_entropy
-from baby_mamba.shapes import AttentionMask, Logits, SequenceIds, TokenIds
-
-IGNORE_INDEX = -100  # a label of this value is not scored, as in torch and transformers
+from baby_mamba.shapes import AttentionMask, Hidden, Logits, SequenceIds, TokenIds
 
 
 class MambaOutput(NamedTuple):
@@ -37,11 +35,15 @@ class Mamba(nn.Module):
         config: shape, initialisation and backend; vocab_size must be set.
 
     Raises:
-        ConfigError: vocab_size is not set.
+        ConfigError: vocab_size is not set, or the architecture is another one.
     """
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
+        if config.architecture != "mamba":
+            raise ConfigError(
+                f"model_config.architecture = {config.architecture} is no Mamba; build it with build_model(config)"
+            )
         self.config = config
         self.backbone = MambaBackbone(config)
         self.lm_head = nn.Linear(config.d_model, self.backbone.embeddings.num_embeddings, bias=False)
@@ -86,13 +88,7 @@ class Mamba(nn.Module):
                     "(they are shifted by one inside the model)"
                 )
             targets = next_token_targets(labels, attention_mask, sequence_ids)
-            if logits is None:
-                loss = linear_cross_entropy(
-                    hidden, self.lm_head.weight, targets, ignore_index=IGNORE_INDEX, backend=self.config.backend
-                )
-            else:
-                wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-                loss = F.cross_entropy(wide, targets.flatten(), ignore_index=IGNORE_INDEX)
+            loss = next_token_loss(hidden, logits, targets, self.lm_head, backend=self.config.backend)
         return MambaOutput(logits, loss, state)
 
     @classmethod
@@ -134,13 +130,30 @@ class Mamba(nn.Module):
                 no text has takes that place, U+FFFD in char and the byte 0 in the others.
 
         Raises:
-            CheckpointError: the folder cannot be written, or the tokenizer has more tokens than the model.
+            CheckpointError: the folder cannot be written, the tokenizer has more tokens than the model, or not all of
+                Delta, B and C are selective, for which the format has no place.
         """
         hugging_face.save_pretrained(self, self.config, folder, tokenizer)
 
     def num_parameters(self) -> int:
         """Number of trainable numbers, the shared embedding counted once."""
         return sum(p.numel() for p in self.parameters())
+
+
+def next_token_loss(hidden: Hidden, logits: Logits | None, targets: Tensor, head: nn.Linear, *, backend: str) -> Tensor:
+    """The mean of -log p(target) in nats, over all targets but -100.
+
+    Args:
+        hidden: what the head reads, (batch, length, d_model).
+        logits: what it makes of that, if it is there; otherwise the logits of all tokens are never held at once.
+        targets: (batch, length), as `next_token_targets` makes them.
+        head: without a bias, unless the logits are given.
+        backend: implementation of the operation.
+    """
+    if logits is None:
+        return linear_cross_entropy(hidden, head.weight, targets, ignore_index=IGNORE_INDEX, backend=backend)
+    wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide, targets.flatten(), ignore_index=IGNORE_INDEX)
 
 
 def next_token_targets(

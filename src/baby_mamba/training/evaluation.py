@@ -1,4 +1,4 @@
-"""The loss on text that a model was not trained on."""
+"""The loss on text that a model was not trained on, and the accuracy in a task."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import NamedTuple
 
 import torch
 
-from baby_mamba.data import TokenDataset
-from baby_mamba.models import Mamba
+from baby_mamba.data import IGNORE_INDEX, Dataset, LabelledBatch, labelled
+from baby_mamba.models import LanguageModel
 
 
 class Evaluation(NamedTuple):
-    """How well a model predicts a text."""
+    """How well a model predicts a text, or answers in a task."""
 
     loss: float  # mean nats per scored token
     n_tokens: int  # how many were scored
     bits_per_character: float | None  # None where the number of characters is not known
+    accuracy: float | None = None  # share of the scored tokens that are the likeliest ones; None for a text
+    sequence_accuracy: float | None = None  # share of the rows in which all of them are; None for a text
 
     @property
     def perplexity(self) -> float:
@@ -26,8 +28,8 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: Mamba,
-    dataset: TokenDataset,
+    model: LanguageModel,
+    dataset: Dataset,
     batch_size: int,
     *,
     characters_per_token: float | None = None,
@@ -36,20 +38,31 @@ def evaluate(
 
     Args:
         model: on the device to compute on; its mode is restored.
-        dataset: read in order by `evaluation_batches`, which scores every token but the first exactly once.
+        dataset: read in order by `evaluation_batches`, which scores every token but the first of a text exactly once,
+            and the answers of a task.
         batch_size: windows that are read at once; the result does not depend on it.
         characters_per_token: of the text. With it the loss is also given in bits per character,
             loss / ln 2 / characters_per_token, in which models with different tokenizers can be compared.
     """
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    losses, counts = [], []
+    losses, n_scored, n_right = [], [], []
     for batch in dataset.evaluation_batches(batch_size):
-        input_ids = batch.to(device)
-        losses.append(model(input_ids, labels=input_ids, return_logits=False).loss)
-        counts.append(input_ids.shape[0] * (input_ids.shape[1] - 1))  # a window's first token is not predicted
+        is_task = isinstance(batch, LabelledBatch)
+        input_ids, labels = labelled(batch).to(device)
+        targets = labels[:, 1:]  # a window's first token is not predicted
+        scored = targets != IGNORE_INDEX
+        output = model(input_ids, labels=labels, return_logits=is_task)
+        losses.append(output.loss)
+        n_scored.append(scored.sum(1))
+        if is_task:
+            n_right.append((output.logits[:, :-1].argmax(-1) == targets).sum(1))  # no token has the id -100
     model.train(training)
-    weights = torch.tensor(counts, dtype=torch.float64)
+    weights = torch.stack([rows.sum() for rows in n_scored]).cpu().double()
     loss = float(torch.stack(losses).cpu().double() @ weights / weights.sum())
     bits = loss / math.log(2) / characters_per_token if characters_per_token else None
-    return Evaluation(loss, sum(counts), bits)
+    accuracies: list[float] = []
+    if n_right:
+        right, scored = torch.cat(n_right), torch.cat(n_scored)
+        accuracies = [float(right.sum() / scored.sum()), float((right == scored).double().mean())]
+    return Evaluation(loss, int(weights.sum()), bits, *accuracies)

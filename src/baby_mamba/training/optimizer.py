@@ -13,10 +13,10 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
 
     Decay pulls towards zero, which is neutral for a matrix only. It would turn a norm's gain off, and it would drive
     A = -exp(A_log) to -1 and so make every state forget at the same speed: A_log is two-dimensional but not a matrix
-    that is multiplied by, and so has to be named.
+    that is multiplied by, and so has to be named, as have a B and a C that are constants and no projections.
     """
     is_norm = any("norm" in part for part in name.split("."))
-    return parameter.ndim >= 2 and not is_norm and name.split(".")[-1] not in ("A_log", "D", "bias")
+    return parameter.ndim >= 2 and not is_norm and name.split(".")[-1] not in ("A_log", "B", "C", "D", "bias")
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -155,8 +155,15 @@ def loss_in_words(evaluation: Evaluation) -> str:
         f"{evaluation.loss:.3f} nats per token",
         *([] if bits is None else [f"{bits:.3f} bits per character"]),
         f"perplexity {evaluation.perplexity:.2f}",
+        *([] if evaluation.accuracy is None else [accuracy_in_words(evaluation)]),
     ]
     return ", ".join(parts)
+
+
+def accuracy_in_words(evaluation: Evaluation) -> str:
+    """For example "99.21 % of the tokens right, 96.09 % of the rows", of an evaluation in a task."""
+    tokens, rows = 100 * evaluation.accuracy, 100 * evaluation.sequence_accuracy
+    return f"{tokens:.2f} % of the tokens right, {rows:.2f} % of the rows"
 
 
 def result_table(result: TrainingResult) -> Table:
@@ -173,6 +180,8 @@ def result_table(result: TrainingResult) -> Table:
         if result.evaluation.bits_per_character is not None:
             rows.append(("", f"{result.evaluation.bits_per_character:.3f} bits per character"))
         rows.append(("held-out perplexity", f"{result.evaluation.perplexity:.2f}"))
+        if result.evaluation.accuracy is not None:
+            rows.append(("held-out accuracy", accuracy_in_words(result.evaluation)))
     if result.best_loss is not None:
         rows.append(("best held-out loss", f"{result.best_loss:.3f} nats per token, at step {result.best_step}"))
     minutes, seconds = divmod(round(result.seconds), 60)

@@ -8,21 +8,26 @@ from pathlib import Path
 from baby_mamba.config import GenerationConfig
 from baby_mamba.data import Tokenizer
 from baby_mamba.errors import CheckpointError
-from baby_mamba.models import Mamba
+from baby_mamba.models import LanguageModel, Transformer
 from baby_mamba.text_generation import TextSession
 
 
-def stream_text(model: Mamba, tokenizer: Tokenizer, config: GenerationConfig) -> Iterator[str]:
+def stream_text(model: LanguageModel, tokenizer: Tokenizer, config: GenerationConfig) -> Iterator[str]:
     """Continue `config.prompt` as the configuration says, and yield the new text as it is drawn.
+
+    A Transformer with a table of positions writes no further than it has positions.
 
     Raises:
         ConfigError: the prompt is empty.
     """
     session = TextSession(model, tokenizer, seed=config.sampling_seed, sampling=config)
-    return session.stream(config.prompt, max_new_tokens=config.num_generated_tokens, stop=config.stop or ())
+    n_tokens = config.num_generated_tokens
+    if isinstance(model, Transformer) and model.max_length is not None:
+        n_tokens = min(n_tokens, max(0, model.max_length - len(tokenizer.encode(config.prompt))))
+    return session.stream(config.prompt, max_new_tokens=n_tokens, stop=config.stop or ())
 
 
-def sample_text(model: Mamba, tokenizer: Tokenizer, config: GenerationConfig) -> str:
+def sample_text(model: LanguageModel, tokenizer: Tokenizer, config: GenerationConfig) -> str:
     """The prompt and its continuation as one string; see `stream_text`."""
     return config.prompt + "".join(stream_text(model, tokenizer, config))
 

@@ -4,7 +4,7 @@
     result = trainer.train()
     trainer.evaluate().loss
 
-The loop is in `Trainer._run`, and one optimiser step in `Trainer._step`.
+The loop is in `Trainer._run`, and one optimiser step in `Trainer.training_step`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from baby_mamba.config import GenerationConfig, RunConfig, TrainerConfig
-from baby_mamba.data import TokenDataset, Tokenizer, loader
+from baby_mamba.data import Dataset, Tokenizer, labelled, loader
 from baby_mamba.errors import CheckpointError, TrainingError
-from baby_mamba.models import Mamba
+from baby_mamba.models import LanguageModel
 from baby_mamba.training import run_folder
 from baby_mamba.training.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from baby_mamba.training.device import choose_device
@@ -36,7 +36,7 @@ from baby_mamba.training.schedule import learning_rate
 
 
 class Trainer:
-    """Trains a Mamba, evaluates it, and keeps its run folder.
+    """Trains a language model, evaluates it, and keeps its run folder.
 
     A run that is stopped, by Ctrl-C, a crash or a limit, goes on from its last checkpoint as if it had never stopped:
     weights, optimizer and order of the windows are the same to the last bit. With `max_minutes` the learning rate
@@ -44,8 +44,8 @@ class Trainer:
 
     Args:
         model: the model; it is moved to `config.device` and trained in place.
-        train_set: windows to train on.
-        eval_set: the held-out split.
+        train_set: windows to train on, or a task.
+        eval_set: the held-out split, or a task.
         config: everything else. An empty `ckpt_path` writes nothing.
         tokenizer: saved with every checkpoint and used for sample texts; without it there are none.
         run_config: the whole configuration, if there is one: for config.ini, and for the sample texts.
@@ -59,9 +59,9 @@ class Trainer:
 
     def __init__(
         self,
-        model: Mamba,
-        train_set: TokenDataset,
-        eval_set: TokenDataset,
+        model: LanguageModel,
+        train_set: Dataset,
+        eval_set: Dataset,
         config: TrainerConfig,
         *,
         tokenizer: Tokenizer | None = None,
@@ -133,6 +133,44 @@ class Trainer:
                 characters_per_token=self.characters_per_token,
             )
 
+    def training_step(self, input_ids: Tensor, rate: float, labels: Tensor | None = None) -> tuple[float, float]:
+        """One optimiser step, with a learning rate.
+
+        Args:
+            input_ids: (batch, length), on the trainer's device.
+            rate: the learning rate.
+            labels: as the model takes them, with as many scored in each row; None scores all of input_ids.
+
+        Returns:
+            (loss, norm): the loss in nats per token, and the norm of its gradient before clipping.
+
+        Raises:
+            TrainingError: one of them is not finite; the step is not taken.
+        """
+        self.optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device)
+        n_parts = self.config.gradient_accumulation_steps
+        labels = input_ids if labels is None else labels
+        for part, part_labels in zip(input_ids.tensor_split(n_parts), labels.tensor_split(n_parts), strict=True):
+            with self._autocast():
+                part_loss = self.model(part, labels=part_labels, return_logits=False).loss
+                part_loss = part_loss * (len(part) / len(input_ids))
+            part_loss.backward()
+            loss += part_loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip or math.inf)
+        # One transfer, because on a GPU each one waits for everything that came before.
+        loss, norm = torch.stack([loss, norm]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"step {self.state.step + 1}: the loss is {loss:g} and the norm of its gradient {norm:g}, at learning "
+                f"rate {rate:.2e}; the step was not taken. Lower training_config.learning_rate, raise warmup_steps, "
+                "set gradient_clip = 1 or precision = float32; resume = auto then goes on from the last checkpoint"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return loss, norm
+
     # The loop
 
     def _run(self, metrics: MetricsLog, stop_requested: list[int]) -> None:
@@ -140,7 +178,8 @@ class Trainer:
         if self._reason_to_stop():
             self.reporter.message(
                 f"this run is complete: {self._reason_to_stop()}; to go on raise training_config.max_steps, max_epoch, "
-                "max_minutes or early_stopping_patience, and to start afresh use training_config.resume = never"
+                "max_minutes or early_stopping_patience, or lower target_loss, and to start afresh use "
+                "training_config.resume = never"
             )
             return
         batches = iter(
@@ -159,8 +198,8 @@ class Trainer:
         while not stop_requested and not self._reason_to_stop():
             step_start = time.monotonic()
             rate = learning_rate(state.step, self.total_steps, config, self._elapsed())
-            input_ids = next(batches).to(self.device, non_blocking=True)
-            loss, gradient_norm = self._step(input_ids, rate)
+            input_ids, labels = labelled(next(batches)).to(self.device)
+            loss, gradient_norm = self.training_step(input_ids, rate, labels)
             state.step += 1
             state.tokens += input_ids.numel()
             self._latest.append((loss, input_ids.numel(), time.monotonic() - step_start))
@@ -188,29 +227,6 @@ class Trainer:
             if state.step % config.save_every_steps == 0 or state.best_step == state.step:
                 self._save()
 
-    def _step(self, input_ids: Tensor, rate: float) -> tuple[float, float]:
-        """One optimiser step on a batch (batch, length); returns its loss and the norm of its gradient."""
-        self.optimizer.zero_grad()
-        loss = torch.zeros((), device=self.device)
-        for part in input_ids.tensor_split(self.config.gradient_accumulation_steps):
-            with self._autocast():
-                part_loss = self.model(part, labels=part, return_logits=False).loss * (len(part) / len(input_ids))
-            part_loss.backward()
-            loss += part_loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip or math.inf)
-        # One transfer, because on a GPU each one waits for everything that came before.
-        loss, norm = torch.stack([loss, norm]).tolist()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {self.state.step + 1}: the loss is {loss:g} and the norm of its gradient {norm:g}, at learning "
-                f"rate {rate:.2e}; the step was not taken. Lower training_config.learning_rate, raise warmup_steps, "
-                "set gradient_clip = 1 or precision = float32; resume = auto then goes on from the last checkpoint"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        return loss, norm
-
     def _reason_to_stop(self) -> str:
         """Why training is over, in words; empty while it is not."""
         config, state = self.config, self.state
@@ -219,6 +235,8 @@ class Trainer:
             return f"all {self.total_steps} steps are done (training_config.{limit})"
         if self._elapsed() >= 1:
             return f"the time is used up (training_config.max_minutes = {config.max_minutes:g})"
+        if config.target_loss is not None and state.best_loss is not None and state.best_loss <= config.target_loss:
+            return f"the held-out loss is down to {state.best_loss:.2g} (training_config.target_loss)"
         if 0 < config.early_stopping_patience <= state.evaluations_without_improvement:
             return f"{state.evaluations_without_improvement} evaluations brought no lower held-out loss"
         return ""
@@ -301,6 +319,8 @@ class Trainer:
         }
         if evaluation.bits_per_character is not None:
             row["bits_per_character"] = evaluation.bits_per_character
+        if evaluation.accuracy is not None:
+            row |= {"accuracy": evaluation.accuracy, "sequence_accuracy": evaluation.sequence_accuracy}
         metrics.write(row)
         state.evaluated_step = state.step
         state.evaluations_without_improvement += 1

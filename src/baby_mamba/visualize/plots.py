@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 # Okabe and Ito's palette: told apart with every kind of colour vision, and in grey by their lightness.
-_BLUE, _VERMILLION = "#0072B2", "#D55E00"
+BLUE, VERMILLION = "#0072B2", "#D55E00"
 
 
 def plot_loss(metrics_path: str | Path, png_path: str | Path) -> None:
@@ -31,9 +31,9 @@ def plot_loss(metrics_path: str | Path, png_path: str | Path) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(train_tokens, train_loss, color=_BLUE, alpha=0.25, linewidth=1, label="training, one batch")
-    axes.plot(train_tokens, _smooth(train_loss), color=_BLUE, linewidth=2, label="training, smoothed")
-    axes.plot(held_out_tokens, held_out_loss, color=_VERMILLION, marker="o", markersize=5, label="held out")
+    axes.plot(train_tokens, train_loss, color=BLUE, alpha=0.25, linewidth=1, label="training, one batch")
+    axes.plot(train_tokens, _smooth(train_loss), color=BLUE, linewidth=2, label="training, smoothed")
+    axes.plot(held_out_tokens, held_out_loss, color=VERMILLION, marker="o", markersize=5, label="held out")
     if len(held_out_loss):
         best = int(held_out_loss.argmin())
         axes.annotate(
@@ -42,7 +42,7 @@ def plot_loss(metrics_path: str | Path, png_path: str | Path) -> None:
             xytext=(0, 8),
             textcoords="offset points",
             ha="center",
-            color=_VERMILLION,
+            color=VERMILLION,
         )
     axes.set_xlabel("tokens read")
     axes.set_ylabel("loss (nats per token)")
