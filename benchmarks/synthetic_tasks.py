@@ -98,7 +98,11 @@ def measure(config: RunConfig, selective: str, folder: Path, n_rows: int, longes
 
 def in_words(selective: str) -> str:
     """A variant as the tables name it."""
-    return "time-invariant (none selective)" if selective == "none" else f"{selective.replace(' ', ', ')} selective"
+    return (
+        "time-invariant (none selective)"
+        if selective == "none"
+        else f"{selective.replace('delta', 'Delta').replace(' ', ', ')} selective"
+    )
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -131,7 +135,7 @@ def tables(results: dict[str, Any]) -> str:
                     for n in lengths
                 ),
             ]
-        parts.append("\n".join([*lines, "", f"{variants[0]['test_rows']} fresh rows a number."]))
+        parts.append("\n".join([*lines, "", f"Each accuracy is that of {variants[0]['test_rows']} fresh rows."]))
     return "\n\n".join(parts) + "\n"
 
 

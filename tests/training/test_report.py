@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from baby_mamba.training import ConsoleReporter, Evaluation, TrainingResult, report
-from baby_mamba.training.report import Progress, result_table
+from baby_mamba.training.report import Progress, loss_in_words, result_table
 
 RESULT = TrainingResult(
     reason="all 600 steps are done",
@@ -103,3 +103,14 @@ def test_long_lines_of_a_file_are_not_wrapped() -> None:
     quiet = reporter(terminal=False)
     quiet.message("word " * 100)
     assert len(shown(quiet).splitlines()) == 1
+
+
+def test_accuracy_in_a_task() -> None:
+    evaluation = Evaluation(0.02, 1000, None, accuracy=0.9921, sequence_accuracy=0.96094)
+    words = "99.21 % of the tokens right, 96.09 % of the rows"
+    assert loss_in_words(evaluation) == f"0.020 nats per token, perplexity 1.02, {words}"
+    console = Console(file=io.StringIO(), width=100)
+    console.print(result_table(TrainingResult(**{**vars(RESULT), "evaluation": evaluation})))
+    assert words in console.file.getvalue()
+    console.print(result_table(RESULT))
+    assert console.file.getvalue().count("held-out accuracy") == 1  # none of a text

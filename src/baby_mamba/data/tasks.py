@@ -133,7 +133,8 @@ class InductionHeads(Task):
     """A special token stands somewhere among random ones, and when it comes again, say what came after it.
 
     The recall that Transformers learn as induction heads (Olsson et al., 2022, arXiv 2209.11895), in the form of Mamba,
-    section 4.1.2: trained at one length and tested at others, up to 2^20.
+    section 4.1.2: trained at one length and tested at others, up to 2^20. The other lengths are what counts: at the
+    length of the training, blocks without selection solve it, too, because their short convolution sees the pair.
 
     Where the paper leaves a choice open:
 
