@@ -12,7 +12,9 @@ logger = logging.getLogger("baby_mamba")
 NOTICEABLE = 1.0  # seconds: no launch takes this long but one that compiles
 
 
-def launch(kernel: triton.JITFunction, grid: tuple[int, ...], tensor: Tensor, *arguments: object, **options: object):
+def launch(
+    kernel: triton.JITFunction, grid: tuple[int, ...], tensor: Tensor, *arguments: object, **options: object
+) -> None:
     """Run kernel[grid](tensor, *arguments, **options) where the tensor is, which need not be the current device."""
     start = time.perf_counter()
     with torch.cuda.device_of(tensor):
