@@ -13,9 +13,9 @@ ALL = ("triton", "cpu", "parallel", "reference")
 
 @pytest.fixture(autouse=True)
 def _forget_choices():
-    backend._announced.clear()
+    backend._chosen.clear()
     yield
-    backend._announced.clear()
+    backend._chosen.clear()
 
 
 def choose(requested: str, device: str, backends: tuple[str, ...] = ALL) -> str:
@@ -31,6 +31,13 @@ def test_auto_follows_the_device_and_says_so_once(
         assert choose("auto", device) == name
         assert choose("auto", device) == name
     assert caplog.messages == [f"op: {name} backend on {device}"]
+
+
+def test_a_remembered_choice_is_for_its_own_operation_device_and_candidates() -> None:
+    assert choose("auto", "cpu") == "cpu"
+    assert choose("auto", "cpu", ("parallel", "reference")) == "parallel"
+    assert choose("auto", "mps") == "parallel"
+    assert choose("auto", "cpu") == "cpu"
 
 
 def test_a_missing_package_is_named_with_its_remedy(

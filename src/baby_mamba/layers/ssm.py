@@ -84,7 +84,7 @@ class SelectiveSSM(nn.Module):
         """
         selected: dict[str, Tensor] = {}
         if self._selected:
-            parts = self.x_proj(u).split(list(self._selected.values()), dim=-1)
+            parts = self.x_proj(u).split_with_sizes(list(self._selected.values()), dim=-1)
             if self.selection_norm_epsilon is not None:
                 # .to: autocast computes the norm in float32, and the scan is to read B and C as narrow as they were.
                 parts = [F.rms_norm(x, x.shape[-1:], eps=self.selection_norm_epsilon).to(x.dtype) for x in parts]

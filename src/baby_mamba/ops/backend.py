@@ -27,7 +27,7 @@ _NEEDS: dict[str, tuple[tuple[str, ...] | None, str | None, str]] = {
     "reference": (None, None, ""),
 }
 _installed = {name: importlib.util.find_spec(name) is not None for _, name, _ in _NEEDS.values() if name is not None}
-_announced: set[tuple[str, str, str]] = set()
+_chosen: dict[tuple[str, ...], str] = {}  # what "auto" chose, and announced, for an operation on a type of device
 
 
 def choose_backend(op: str, requested: str, device: torch.device, backends: Collection[str]) -> str:
@@ -44,13 +44,13 @@ def choose_backend(op: str, requested: str, device: torch.device, backends: Coll
             not made for this device, or lacks a package.
     """
     if requested == "auto":
-        for name in backends:
-            if _made_for(name, device.type) and _has_package(name):
-                if not torch.compiler.is_compiling():
-                    _announce(op, name, device.type, backends)
-                return name
-        obstacles = "; ".join([f"{name} {_obstacle(name, device.type)}" for name in backends])
-        raise BackendUnavailableError(f"{op}: no backend runs on {device.type}: {obstacles}")
+        if torch.compiler.is_compiling():
+            return _prefer(op, device.type, backends)
+        case = (op, device.type, *backends)
+        if case not in _chosen:
+            _chosen[case] = _prefer(op, device.type, backends)
+            _announce(op, _chosen[case], device.type, backends)
+        return _chosen[case]
     if requested not in backends:
         raise BackendUnavailableError(
             f"{op}: backend {requested!r} does not exist here; choose auto or one of {', '.join(backends)}"
@@ -58,6 +58,15 @@ def choose_backend(op: str, requested: str, device: torch.device, backends: Coll
     if not (_made_for(requested, device.type) and _has_package(requested)):
         raise BackendUnavailableError(f"{op}: backend {requested!r} {_obstacle(requested, device.type)}")
     return requested
+
+
+def _prefer(op: str, device: str, backends: Collection[str]) -> str:
+    """The first backend that runs."""
+    for name in backends:
+        if _made_for(name, device) and _has_package(name):
+            return name
+    obstacles = "; ".join([f"{name} {_obstacle(name, device)}" for name in backends])
+    raise BackendUnavailableError(f"{op}: no backend runs on {device}: {obstacles}")
 
 
 def _made_for(name: str, device: str) -> bool:
@@ -79,10 +88,7 @@ def _obstacle(name: str, device: str) -> str:
 
 
 def _announce(op: str, chosen: str, device: str, backends: Collection[str]) -> None:
-    """Log what "auto" chose, once, and warn where the fast backend for this device is missing."""
-    if (op, chosen, device) in _announced:
-        return
-    _announced.add((op, chosen, device))
+    """Log what "auto" chose, and warn where the fast backend for this device is missing."""
     for name in backends:
         if _made_for(name, device) and not _has_package(name):
             logger.warning("%s: backend %s %s", op, name, _obstacle(name, device))

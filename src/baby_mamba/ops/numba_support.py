@@ -119,12 +119,15 @@ def register(
     return call
 
 
+def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor itself if it has this dtype, else a copy that has."""
+    # `tensor.to` takes a microsecond to find nothing to do, and decoding asks a hundred times a token.
+    return tensor if tensor.dtype is dtype else tensor.to(dtype)
+
+
 def to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """The tensor's memory if it has this dtype, else a converted copy."""
-    # Each call that does nothing still costs a third of a microsecond, and decoding makes hundreds.
-    if tensor.dtype is not dtype:
-        tensor = tensor.to(dtype)
-    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    """The tensor's memory if it has this dtype, else a converted copy; without its history."""
+    return converted(tensor, dtype).numpy(force=True)
 
 
 def rows_to_numpy(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:

@@ -26,7 +26,7 @@ from baby_mamba.ops.lanes import (
     write_rows,
     zero_like,
 )
-from baby_mamba.ops.numba_support import Kernel, absent, register, rows_to_numpy, to_numpy
+from baby_mamba.ops.numba_support import Kernel, absent, converted, register, rows_to_numpy, to_numpy
 
 SEGMENT = 32  # steps in a unit of work
 
@@ -198,10 +198,11 @@ torch.library.define(
 
 def _run_forward(x, weight, *others):
     dtype, units, work, arguments = _arguments(x, weight, *others)
-    y = torch.empty(x.shape, dtype=dtype)
-    final_state = torch.empty((x.shape[0], weight.shape[1] - 1, x.shape[2]), dtype=dtype)
+    (batch, length, channels), width = x.shape, weight.shape[1]
+    y = torch.empty(batch, length, channels, dtype=dtype)
+    final_state = torch.empty(batch, width - 1, channels, dtype=dtype)
     _forward(dtype, units, work, *arguments, y.numpy(), final_state.numpy())
-    return y.to(x.dtype), final_state.to(x.dtype)
+    return converted(y, x.dtype), converted(final_state, x.dtype)
 
 
 @torch.library.register_fake("baby_mamba::causal_conv1d_cpu")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from baby_mamba.ops.lanes import LANES, clear, empty_lanes, lane_sum, load, store, zero_like
-from baby_mamba.ops.numba_support import Kernel, absent, register, rows_to_numpy
+from baby_mamba.ops.numba_support import Kernel, absent, converted, register, rows_to_numpy
 
 ROWS = 128  # in a unit of work
 
@@ -86,22 +86,23 @@ torch.library.define(
 
 def _rows(tensor, dtype):
     """(..., width) as an array (1, rows, width)."""
-    return rows_to_numpy(tensor, dtype).reshape(1, -1, tensor.shape[-1])
+    array = rows_to_numpy(tensor, dtype)
+    return array.reshape(1, -1, array.shape[-1])
 
 
 def _run_forward(x, weight, epsilon, residual, residual_dtype):
     dtype = torch.promote_types(residual_dtype, torch.float32)
-    summand, y = x, torch.empty(x.shape, dtype=dtype)
+    summand = converted(x, residual_dtype)
     if residual is not None and residual_dtype is not dtype:  # what is normalised is the rounded sum
-        summand, residual = residual.to(residual_dtype) + x.to(residual_dtype), None
-    total = torch.empty(x.shape, dtype=dtype)
+        summand, residual = summand + residual.to(residual_dtype), None
+    y, total = torch.empty(*x.shape, dtype=dtype), torch.empty(*x.shape, dtype=dtype)
     units = -(-(x.numel() // max(weight.shape[0], 1)) // ROWS)
     _forward(
-        dtype, units, x.numel(), _rows(summand.to(residual_dtype), dtype),
+        dtype, units, x.numel(), _rows(summand, dtype),
         absent(dtype, 3) if residual is None else _rows(residual, dtype),
         _rows(weight, dtype), epsilon, _rows(y, dtype), _rows(total, dtype),
     )  # fmt: skip
-    return y.to(x.dtype), total.to(residual_dtype)
+    return converted(y, x.dtype), converted(total, residual_dtype)
 
 
 @torch.library.register_fake("baby_mamba::rms_norm_cpu")

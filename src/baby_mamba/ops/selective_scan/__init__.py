@@ -133,16 +133,17 @@ def _check(
     ):
         if tensor is not None and (tensor.shape != shape or not tensor.is_floating_point()):
             _wrong(name, tensor, f"a floating-point tensor of shape {shape}")
+    per_step, constant = (batch, length, d_state), (channels, d_state)
     for name, tensor in (("B", B), ("C", C)):
-        if tensor.ndim == 4 and (tensor.shape[2] == 0 or channels % tensor.shape[2]):
+        groups = tensor.shape[2] if tensor.ndim == 4 else 1
+        if groups == 0 or channels % groups:
             _wrong(name, tensor, f"a number of groups that divides channels = {channels}")
-        shape = (channels, d_state) if tensor.ndim == 2 else (batch, length, *tensor.shape[2:-1], d_state)
-        if not 2 <= tensor.ndim <= 4 or tensor.shape != shape:
+        if tensor.shape not in (per_step, constant, (batch, length, groups, d_state)):
             _wrong(
                 name,
                 tensor,
-                f"(batch, length, d_state) = {(batch, length, d_state)}, (batch, length, groups, d_state) "
-                f"or (channels, d_state) = {(channels, d_state)}",
+                f"(batch, length, d_state) = {per_step}, (batch, length, groups, d_state) "
+                f"or (channels, d_state) = {constant}",
             )
         if tensor.is_complex() != A.is_complex() or not (tensor.is_floating_point() or tensor.is_complex()):
             _wrong(name, tensor, f"{'complex' if A.is_complex() else 'real floating-point'} numbers, as A has")

@@ -40,7 +40,7 @@ from baby_mamba.ops.lanes import (
     write_rows,
     zero_like,
 )
-from baby_mamba.ops.numba_support import SERIAL_WORK, Kernel, absent, register, rows_to_numpy, to_numpy
+from baby_mamba.ops.numba_support import SERIAL_WORK, Kernel, absent, converted, register, rows_to_numpy, to_numpy
 from baby_mamba.ops.selective_scan.reference import computing_dtype
 
 CHUNK = 32  # steps between two states that are kept for the backward pass
@@ -429,7 +429,7 @@ def _run_forward(*inputs_and_keep):
     chunks = -(-length // CHUNK) if keep_states else 0
     kept_states = torch.empty(batch * chunks, d_state, channels, dtype=dtype)
     _forward(variant, units, work, *arguments, y.numpy(), final_state.numpy(), kept_states.numpy())
-    return y.to(u.dtype), final_state, kept_states
+    return converted(y, u.dtype), final_state, kept_states
 
 
 @torch.library.register_fake("baby_mamba::selective_scan_cpu")
