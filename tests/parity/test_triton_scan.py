@@ -124,9 +124,9 @@ def test_whole_tiles_and_blocks() -> None:
     check(random_arguments(1, triton_scan.CHUNK, triton_scan.BLOCK, 4))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_inputs(dtype: torch.dtype) -> None:
-    check(random_arguments(1, 11, 3, 4, dtype=dtype))
+@pytest.mark.parametrize(("dtype", "d_state"), [(torch.float16, 4), (torch.bfloat16, 4), (torch.bfloat16, 1)])
+def test_narrow_inputs(dtype: torch.dtype, d_state: int) -> None:
+    check(random_arguments(1, 11, 3, d_state, dtype=dtype))
 
 
 def test_many_states() -> None:

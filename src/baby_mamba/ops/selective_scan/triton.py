@@ -321,7 +321,7 @@ def choose_segments(
     lengths = (-(-chunks // count) for count in counts)  # of a segment, in chunks
     length = min((length if length < 16 else -(-length // 4) * 4 for length in lengths), key=estimate)  # has parts
     segments = -(-chunks // length)
-    enough = min(4 * capacity // (programs * max(segments - 1, 1)), MAX_PARTS)
+    enough = min(8 * capacity // (programs * max(segments - 1, 1)), MAX_PARTS)
     parts = max(parts for parts in range(1, max(enough, 1) + 1) if length % parts == 0)
     return length * CHUNK, segments, parts
 
@@ -400,7 +400,8 @@ class Plan:
         M = M.contiguous()
         if not packed:
             return M
-        return (M.clone() if M.storage_offset() % 2 else M).view(torch.int32)
+        # Flat, because a dimension of length 1 may have any stride, and view() looks at all of them.
+        return (M.clone() if M.storage_offset() % 2 else M).flatten().view(torch.int32)
 
     def states(self, state: Tensor | None) -> Tensor | None:
         """(batch, channels, d_state) -> (batch, padded d_state, channels)."""

@@ -34,6 +34,7 @@ from baby_mamba.ops.selective_scan.triton_forward import (
     load_rows,
     load_states,
     locate,
+    of_states,
     per_channel,
     sigmoid,
     step_size,
@@ -58,9 +59,9 @@ def add_over_channels(sums, term, i, STATES: tl.constexpr, PRECISION: tl.constex
 
 @triton.jit
 def store_channel_sums(pointer, sums, D_STATE: tl.constexpr, STATES: tl.constexpr):
-    """Finish the sums of a block of states, and write them: (4 steps, STATES) at `pointer`."""
+    """Write the finished sums of a block of states: (4 steps, STATES) at `pointer`."""
     row = tl.arange(0, 16)
-    tl.store(pointer + row // STATES * D_STATE + row % STATES, tl.sum(sums, 1))
+    tl.store(pointer + row // STATES * D_STATE + row % STATES, sums)
 
 
 @triton.jit
@@ -93,10 +94,9 @@ def part_adjoints(
     part = tl.program_id(1).to(tl.int64)
     t = (part + skipped) * part_length
     end = tl.minimum(t + part_length, padded_length)
-    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
-    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
     slowest = tl.max(A[0], 1)
     for j in tl.static_range(1, COUNT):
         slowest = tl.maximum(slowest, tl.max(A[j], 1))
@@ -109,12 +109,19 @@ def part_adjoints(
     local = zero_states(BLOCK, COUNT, STATES)
     passed = tl.zeros((BLOCK,), tl.float32)  # sum of delta from the first step to the one at hand
     alive = 1  # no packed sequence has started since the first step
-    going = t < end
+    raws = load_rows(delta_ptr + t * delta_row, delta_row, length - t, inside, TILE, FULL)
+    douts = load_rows(dout_ptr + t * dout_row, dout_row, length - t, inside, TILE, FULL)
+    zs = douts
+    if z_ptr is not None:
+        zs = load_rows(z_ptr + t * z_row, z_row, length - t, inside, TILE, FULL)
+    going = True
     while going:
-        raws = load_rows(delta_ptr + t * delta_row, delta_row, length - t, inside, TILE, FULL)
-        douts = load_rows(dout_ptr + t * dout_row, dout_row, length - t, inside, TILE, FULL)
+        ahead = tl.minimum(t + TILE, end - TILE)  # the last tile loads itself again
+        raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
+        douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
+        zs_ahead = douts_ahead
         if z_ptr is not None:
-            zs = load_rows(z_ptr + t * z_row, z_row, length - t, inside, TILE, FULL)
+            zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
         for i in tl.static_range(TILE):
             passed += step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
             dy = douts[i].to(tl.float32)
@@ -129,6 +136,9 @@ def part_adjoints(
                 C = input_row(C_ptr, t, i, j, channels, D_STATE, STATES, C_CONSTANT)
                 total += (local[j] + tl.exp2((passed * LOG2E)[:, None] * A[j]) * (dy[:, None] * C),)
             local = total
+        raws = raws_ahead
+        douts = douts_ahead
+        zs = zs_ahead
         t += TILE
         going = (t < end) & (alive != 0)
         if SOFTPLUS:
@@ -138,8 +148,8 @@ def part_adjoints(
         decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
     offset = (part * batches + batch) * D_STATE * channels
-    store_states(decay_ptr + offset + states, channels, mask, decay, COUNT, STATES)
-    store_states(local_ptr + offset + states, channels, mask, local, COUNT, STATES)
+    store_states(of_states(decay_ptr + offset, channels, channel, STATES), channels, mask, decay, COUNT, STATES)
+    store_states(of_states(local_ptr + offset, channels, channel, STATES), channels, mask, local, COUNT, STATES)
 
 
 @triton.jit(do_not_specialize=[
@@ -169,12 +179,11 @@ def scan_backward(
     blocks = groups * tl.cdiv(channels // groups, BLOCK)
     batches = tl.num_programs(0) // blocks
     program = tl.program_id(0).to(tl.int64)
-    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
     state_of_batch = batch * D_STATE * channels
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     D = per_channel(D_ptr, channel, inside)
-    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
     B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
     C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
     u_ptr += batch * u_batch + channel
@@ -184,14 +193,15 @@ def scan_backward(
         z_ptr += batch * z_batch + channel
     row: tl.constexpr = channels
     first_row = batch * length * row + channel
-    own = tl.arange(0, STATES)[None, :] * BLOCK + (tl.arange(0, BLOCK) + zero)[:, None]
-    saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels + states
-    scratch_ptr = scratch_ptr + (program * segments + segment) * (CHUNK // TILE * D_STATE * BLOCK) + own
+    saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels
+    saved_ptr = of_states(saved_ptr, channels, channel, STATES)
+    scratch_ptr += (program * segments + segment) * (CHUNK // TILE * D_STATE * BLOCK)
+    scratch_ptr = of_states(scratch_ptr, BLOCK, tl.arange(0, BLOCK) + zero, STATES)
     sums_row = ((program % blocks) * batches + batch) * padded_length * D_STATE
 
     if dfinal_ptr is not None:
         dfinal_ptr += segment * batches * D_STATE * channels + state_of_batch
-        q = load_states(dfinal_ptr + states, channels, mask, COUNT, STATES)
+        q = load_states(of_states(dfinal_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
     else:
         q = zero_states(BLOCK, COUNT, STATES)
     dA = zero_states(BLOCK, COUNT, STATES)
@@ -204,6 +214,8 @@ def scan_backward(
 
     for chunk in range((end - begin) // CHUNK):
         first = end - (chunk + 1) * CHUNK
+        chunk_dD = tl.zeros((BLOCK,), tl.float32)
+        chunk_dbias = tl.zeros((BLOCK,), tl.float32)
         # forward through the chunk but for its last tile, which is only done below
         h = load_states(saved_ptr + first // CHUNK * D_STATE * channels, channels, mask, COUNT, STATES)
         us = load_rows(u_ptr + first * u_row, u_row, length - first, inside, TILE, FULL)
@@ -275,6 +287,27 @@ def scan_backward(
             new_dB = ()
             new_dC = ()
             for j in tl.static_range(COUNT):
+                # Loads run a block of states ahead of their use, those of the next tile's rows as well. The sums of the
+                # block before are only stored below them: the compiler moves no load past a store, else it would sink.
+                if j + 1 < COUNT:
+                    state_next = tl.load(scratch_ptr + tile * (D_STATE * BLOCK) + (j + 1) * STATES * BLOCK)
+                    B_next = time_rows(B_ptr, t, j + 1, channels, TILE, D_STATE, STATES, B_CONSTANT)
+                    C_next = time_rows(C_ptr, t, j + 1, channels, TILE, D_STATE, STATES, C_CONSTANT)
+                else:
+                    state_next = tl.load(scratch_ptr + tile_ahead * (D_STATE * BLOCK))
+                    B_next = time_rows(B_ptr, ahead, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
+                    C_next = time_rows(C_ptr, ahead, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
+                    us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+                    raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
+                    douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
+                    zs_ahead = douts_ahead
+                    if z_ptr is not None:
+                        zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
+                if j > 0:
+                    if not C_CONSTANT:
+                        store_channel_sums(dC_ptr + sums_row + t * D_STATE + (j - 1) * STATES, C_sums, D_STATE, STATES)
+                    if not B_CONSTANT:
+                        store_channel_sums(dB_ptr + sums_row + t * D_STATE + (j - 1) * STATES, B_sums, D_STATE, STATES)
                 # forward through the tile
                 state = state_first
                 befores = ()
@@ -302,25 +335,10 @@ def scan_backward(
                     else:
                         C_sum = add_over_channels(C_sum, C_term, i, STATES, PRECISION)
                 ys = new_ys
-                # loads run a block of states ahead of their use, those of the next tile's rows as well
-                if j + 1 < COUNT:
-                    state_next = tl.load(scratch_ptr + tile * (D_STATE * BLOCK) + (j + 1) * STATES * BLOCK)
-                    B_next = time_rows(B_ptr, t, j + 1, channels, TILE, D_STATE, STATES, B_CONSTANT)
-                    C_next = time_rows(C_ptr, t, j + 1, channels, TILE, D_STATE, STATES, C_CONSTANT)
-                else:
-                    state_next = tl.load(scratch_ptr + tile_ahead * (D_STATE * BLOCK))
-                    B_next = time_rows(B_ptr, ahead, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
-                    C_next = time_rows(C_ptr, ahead, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
-                    us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
-                    raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
-                    douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
-                    zs_ahead = douts_ahead
-                    if z_ptr is not None:
-                        zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
                 if C_CONSTANT:
                     new_dC += (dCj,)
                 else:
-                    store_channel_sums(dC_ptr + sums_row + t * D_STATE + j * STATES, C_sum, D_STATE, STATES)
+                    C_sums = tl.sum(C_sum, 1)
                 # back through the tile
                 qj = q[j]
                 dAj = dA[j]
@@ -345,7 +363,7 @@ def scan_backward(
                 if B_CONSTANT:
                     new_dB += (dBj,)
                 else:
-                    store_channel_sums(dB_ptr + sums_row + t * D_STATE + j * STATES, B_sum, D_STATE, STATES)
+                    B_sums = tl.sum(B_sum, 1)
                 B_rows = B_next
                 C_rows = C_next
                 state_first = state_next
@@ -355,6 +373,11 @@ def scan_backward(
                 dB = new_dB
             if C_CONSTANT:
                 dC = new_dC
+            last_sums = sums_row + t * D_STATE + (COUNT - 1) * STATES
+            if not C_CONSTANT:
+                store_channel_sums(dC_ptr + last_sums, C_sums, D_STATE, STATES)
+            if not B_CONSTANT:
+                store_channel_sums(dB_ptr + last_sums, B_sums, D_STATE, STATES)
             for i in tl.static_range(TILE):
                 u = us[i].to(tl.float32)
                 ddelta = dss[i] + u * dxs[i]
@@ -362,8 +385,8 @@ def scan_backward(
                     ddelta *= sigmoid(raws[i].to(tl.float32) + bias)
                 if not FULL:
                     ddelta = tl.where(inside & (t + i < length), ddelta, 0.0)
-                dD += dys[i] * u
-                dbias += ddelta
+                chunk_dD += dys[i] * u
+                chunk_dbias += ddelta
                 here = first_row + (t + i) * row
                 valid = tl.full((BLOCK,), 1, tl.int1) if FULL else inside & (t + i < length)
                 tl.store(du_ptr + here, (D * dys[i] + deltas[i] * dxs[i]).to(du_ptr.dtype.element_ty), valid)
@@ -377,15 +400,19 @@ def scan_backward(
             raws = raws_ahead
             douts = douts_ahead
             zs = zs_ahead
+        dD += chunk_dD
+        dbias += chunk_dbias
 
     share = segment * batches + batch
-    shares = share * D_STATE * channels + states
-    store_states(dA_ptr + shares, channels, mask, dA, COUNT, STATES)
+    shares = share * D_STATE * channels
+    store_states(of_states(dA_ptr + shares, channels, channel, STATES), channels, mask, dA, COUNT, STATES)
     if B_CONSTANT:
-        store_states(dB_ptr + shares, channels, mask, dB, COUNT, STATES)
+        store_states(of_states(dB_ptr + shares, channels, channel, STATES), channels, mask, dB, COUNT, STATES)
     if C_CONSTANT:
-        store_states(dC_ptr + shares, channels, mask, dC, COUNT, STATES)
+        store_states(of_states(dC_ptr + shares, channels, channel, STATES), channels, mask, dC, COUNT, STATES)
     tl.store(dD_ptr + share * channels + channel, dD, inside)
     tl.store(dbias_ptr + share * channels + channel, dbias, inside)
     if dinitial_ptr is not None and segment == 0:
-        store_states(dinitial_ptr + state_of_batch + states, channels, mask, q, COUNT, STATES)
+        store_states(
+            of_states(dinitial_ptr + state_of_batch, channels, channel, STATES), channels, mask, q, COUNT, STATES
+        )

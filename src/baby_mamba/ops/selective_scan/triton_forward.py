@@ -107,6 +107,16 @@ def load_rows(pointer, stride, steps_left, inside, COUNT: tl.constexpr, FULL: tl
 
 
 @triton.jit
+def of_states(pointer, stride, lane, STATES: tl.constexpr):
+    """Pointers to the first `STATES` states of each lane, (BLOCK, STATES), `stride` numbers from one to the next.
+
+    Added in this order the distances between states are constants of the instructions; a sum of 32-bit numbers would
+    take a register pair for every state.
+    """
+    return pointer + lane[:, None] + tl.arange(0, STATES)[None, :] * stride
+
+
+@triton.jit
 def load_states(pointer, stride, mask, COUNT: tl.constexpr, STATES: tl.constexpr):
     """`COUNT` blocks of `STATES` states, (BLOCK, STATES) each; `pointer` is to the first block."""
     blocks = ()
@@ -237,10 +247,9 @@ def part_states(
     part = tl.program_id(1).to(tl.int64)
     begin = part * part_length
     end = tl.minimum(begin + part_length, padded_length)
-    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
-    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
     slowest = tl.max(A[0], 1)
     for j in tl.static_range(1, COUNT):
         slowest = tl.maximum(slowest, tl.max(A[j], 1))
@@ -252,10 +261,13 @@ def part_states(
     passed = tl.zeros((BLOCK,), tl.float32)  # sum of delta from the next step to the end
     alive = 1  # no packed sequence has started between the step at hand and the end
     t = end - TILE
-    going = t >= begin
+    us = load_rows(u_ptr + t * u_row, u_row, length - t, inside, TILE, FULL)
+    raws = load_rows(delta_ptr + t * delta_row, delta_row, length - t, inside, TILE, FULL)
+    going = True
     while going:
-        us = load_rows(u_ptr + t * u_row, u_row, length - t, inside, TILE, FULL)
-        raws = load_rows(delta_ptr + t * delta_row, delta_row, length - t, inside, TILE, FULL)
+        ahead = tl.maximum(t - TILE, begin)  # the last tile loads itself again
+        us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+        raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
         for k in tl.static_range(TILE):
             delta = step_size(raws[TILE - 1 - k], bias, inside & (t + TILE - 1 - k < length), SOFTPLUS, FULL)
             x = delta * us[TILE - 1 - k].to(tl.float32)
@@ -269,6 +281,8 @@ def part_states(
             passed += delta
             if starts_ptr is not None:
                 alive = tl.where(tl.load(starts_ptr + batch * padded_length + t + TILE - 1 - k) != 0, 0, alive)
+        us = us_ahead
+        raws = raws_ahead
         t -= TILE
         going = (t >= begin) & (alive != 0)
         if SOFTPLUS:
@@ -278,8 +292,8 @@ def part_states(
         decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
     offset = (part * batches + batch) * D_STATE * channels
-    store_states(decay_ptr + offset + states, channels, mask, decay, COUNT, STATES)
-    store_states(local_ptr + offset + states, channels, mask, local, COUNT, STATES)
+    store_states(of_states(decay_ptr + offset, channels, channel, STATES), channels, mask, decay, COUNT, STATES)
+    store_states(of_states(local_ptr + offset, channels, channel, STATES), channels, mask, local, COUNT, STATES)
 
 
 @triton.jit(do_not_specialize=[
@@ -301,12 +315,11 @@ def scan_forward(
     begin = segment * segment_length
     end = tl.minimum(begin + segment_length, padded_length)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
-    states = tl.arange(0, STATES)[None, :] * channels + channel[:, None]
     state_of_batch = batch * D_STATE * channels
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     D = per_channel(D_ptr, channel, inside)
-    A = load_states(A_ptr + states, channels, mask, COUNT, STATES)
+    A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
     A2 = ()
     for j in tl.static_range(COUNT):
         A2 += (A[j] * LOG2E,)
@@ -319,11 +332,12 @@ def scan_forward(
     if z_ptr is not None:
         z_ptr += batch * z_batch + channel
     if saved_ptr is not None:
-        saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels + states
+        saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels
+        saved_ptr = of_states(saved_ptr, channels, channel, STATES)
 
     if initial_ptr is not None:
         initial_ptr += segment * batches * D_STATE * channels + state_of_batch
-        h = load_states(initial_ptr + states, channels, mask, COUNT, STATES)
+        h = load_states(of_states(initial_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
     else:
         h = zero_states(BLOCK, COUNT, STATES)
     us = load_rows(u_ptr + begin * u_row, u_row, length - begin, inside, TILE, FULL)
@@ -333,6 +347,8 @@ def scan_forward(
         zs = load_rows(z_ptr + begin * z_row, z_row, length - begin, inside, TILE, FULL)
     B = input_rows(B_ptr, begin, 0, channels, D_STATE, STATES, B_CONSTANT)
     C = input_rows(C_ptr, begin, 0, channels, D_STATE, STATES, C_CONSTANT)
+    B_next = input_rows(B_ptr, begin, 1, channels, D_STATE, STATES, B_CONSTANT)
+    C_next = input_rows(C_ptr, begin, 1, channels, D_STATE, STATES, C_CONSTANT)
     for t in range(begin, end, TILE):
         if saved_ptr is not None:  # noqa: SIM102 - the compiler drops this branch, and only this form of it
             if t % CHUNK == 0:
@@ -345,15 +361,13 @@ def scan_forward(
         zs_ahead = us_ahead
         if z_ptr is not None:
             zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
-        B_of_next_tile = input_rows(B_ptr, ahead, 0, channels, D_STATE, STATES, B_CONSTANT)
-        C_of_next_tile = input_rows(C_ptr, ahead, 0, channels, D_STATE, STATES, C_CONSTANT)
         for i in tl.static_range(TILE):
-            if i + 1 < TILE:
-                B_ahead = input_rows(B_ptr, t, i + 1, channels, D_STATE, STATES, B_CONSTANT)
-                C_ahead = input_rows(C_ptr, t, i + 1, channels, D_STATE, STATES, C_CONSTANT)
+            if i + 2 < TILE:
+                B_ahead = input_rows(B_ptr, t, i + 2, channels, D_STATE, STATES, B_CONSTANT)
+                C_ahead = input_rows(C_ptr, t, i + 2, channels, D_STATE, STATES, C_CONSTANT)
             else:
-                B_ahead = B_of_next_tile
-                C_ahead = C_of_next_tile
+                B_ahead = input_rows(B_ptr, ahead, i + 2 - TILE, channels, D_STATE, STATES, B_CONSTANT)
+                C_ahead = input_rows(C_ptr, ahead, i + 2 - TILE, channels, D_STATE, STATES, C_CONSTANT)
             u = us[i].to(tl.float32)
             delta = step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
             y = D * u
@@ -375,10 +389,12 @@ def scan_forward(
                 tl.store(row_ptr, y.to(y_ptr.dtype.element_ty))
             else:
                 tl.store(row_ptr, y.to(y_ptr.dtype.element_ty), inside & (t + i < length))
-            B = B_ahead
-            C = C_ahead
+            B = B_next
+            C = C_next
+            B_next = B_ahead
+            C_next = C_ahead
         us = us_ahead
         raws = raws_ahead
         zs = zs_ahead
     if end == padded_length:
-        store_states(final_ptr + state_of_batch + states, channels, mask, h, COUNT, STATES)
+        store_states(of_states(final_ptr + state_of_batch, channels, channel, STATES), channels, mask, h, COUNT, STATES)
