@@ -127,8 +127,8 @@ def test_conv_of_packed_sequences(width: int) -> None:
 
 def test_conv_over_several_programs_and_tiles() -> None:
     arguments = conv_arguments(batch=1, length=70, channels=35)
-    for numbers, ahead in ((8, 0), (16, 3)):  # forward, backward
-        assert conv.Plan(arguments["x"], numbers, ahead).grid == (2 * 2,)
+    for numbers, limit, ahead in ((8, 64, 0), (16, 32, 3)):  # forward, backward
+        assert conv.Plan(arguments["x"], numbers, limit, ahead).grid == (2 * 2,)
     check_conv(arguments)
     check_conv(arguments, ids=packed(70, [13, 16, 17, 48, 64, 65, 69]))
 
@@ -136,7 +136,7 @@ def test_conv_over_several_programs_and_tiles() -> None:
 def test_conv_of_wide_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv, "FEW_WARPS", 0)
     arguments = conv_arguments(batch=1, length=17, channels=130)
-    assert conv.Plan(arguments["x"], 8, 0).block == 128
+    assert conv.Plan(arguments["x"], 8, 64, 0).block == 128
     check_conv(arguments)
 
 
@@ -144,7 +144,7 @@ def test_conv_of_long_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv, "WARPS", 0)
     monkeypatch.setattr(conv, "MAX_STEPS", 64)
     arguments = conv_arguments(batch=1, length=45)
-    assert conv.Plan(arguments["x"], 8, 0).steps == 64
+    assert conv.Plan(arguments["x"], 8, 64, 0).steps == 64
     check_conv(arguments, ids=packed(45, [3, 30]))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from baby_mamba.ops.triton_support import launch
 
-BLOCK = 4096  # logits that a program holds at once
-OPTIONS = {"num_warps": 8, "num_stages": 1}
+BLOCK = 8192  # logits that a program holds at once
+OPTIONS = {"num_warps": 16, "num_stages": 1}  # many warps, few programs: then their rows stay in the cache
 ALIGNMENT = 16  # numbers: what Triton asks of a stride to load 16 bytes at a time, and more than cuBLAS does
 
 
