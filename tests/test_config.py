@@ -179,7 +179,10 @@ def test_override_of_another_form(override: str) -> None:
         ("[model_config]\nn_layers = 2", ["unknown key model_config.n_layers", "did you mean n_layer?"]),
         ("[model_config]\nlearning_rate = 2", ["model_config.learning_rate", "it belongs in [training_config]"]),
         ("[model_config]\nN_layer = 2", ["unknown key model_config.N_layer", "did you mean n_layer?"]),
-        ("[model_config]\nqqq = 2", ["unknown key model_config.qqq", "valid names are architecture, block_size"]),
+        (
+            "[model_config]\nqqq = 2",
+            ["unknown key model_config.qqq", "valid names are architecture, objective, block_size"],
+        ),
         ("[model_config]\nn_layer = two", ["model_config.n_layer = 'two'", "expected a whole number of at least 1"]),
         ("[model_config]\nn_layer = 2.5", ["model_config.n_layer = '2.5'", "a whole number"]),
         ("[model_config]\nn_layer = inf", ["model_config.n_layer = 'inf'", "a whole number"]),

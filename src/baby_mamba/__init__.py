@@ -2,7 +2,8 @@
 
 Reading order: `shapes` (the glossary), `ops.selective_scan` (the recurrence: contract, then reference, then faster),
 `layers` (norm, convolution, ssm, block, residual), `models` (backbone, heads), `generation`, `text_generation`,
-`scoring`, `data`, `training`, `comparison` (with a Transformer), and `cli`, which puts them together.
+`filling`, `scoring`, `extraction`, `data`, `training`, `comparison` (with a Transformer), and `cli`, which puts them
+together.
 """
 
 from baby_mamba.comparison import compare
@@ -18,6 +19,8 @@ from baby_mamba.config import (
 )
 from baby_mamba.data import (
     InductionHeads,
+    MaskedDataset,
+    MaskTokenizer,
     SelectiveCopying,
     TaskDataset,
     TokenDataset,
@@ -28,6 +31,8 @@ from baby_mamba.data import (
     prepare_datasets,
 )
 from baby_mamba.errors import BabyMambaError
+from baby_mamba.extraction import draw_cv, extract_education, read_document
+from baby_mamba.filling import fill_blanks
 from baby_mamba.generation import (
     generate,
     load_state,
@@ -39,11 +44,29 @@ from baby_mamba.generation import (
     stream,
 )
 from baby_mamba.layers import BlockState, MambaBlock, MambaState, SelectiveSSM
-from baby_mamba.models import Mamba, MambaBackbone, MambaOutput, Transformer, build_model
+from baby_mamba.models import (
+    Mamba,
+    MambaBackbone,
+    MambaEncoder,
+    MambaForMaskedLM,
+    MambaForTokenClassification,
+    MambaOutput,
+    Transformer,
+    build_model,
+)
 from baby_mamba.ops import causal_conv1d, rms_norm, selective_scan
 from baby_mamba.scoring import load_questions, score_choices, score_text, token_log_probabilities
 from baby_mamba.text_generation import TextSession, generate_text
 from baby_mamba.training import Trainer, load_model
+from baby_mamba.visualize import (
+    plot_attention,
+    plot_delta,
+    plot_selection,
+    plot_time_scales,
+    record,
+    record_attention,
+    write_page,
+)
 
 __version__ = "0.1.0"
 
@@ -58,8 +81,13 @@ __all__ = [
     "MambaBackbone",
     "MambaBlock",
     "MambaConfig",
+    "MambaEncoder",
+    "MambaForMaskedLM",
+    "MambaForTokenClassification",
     "MambaOutput",
     "MambaState",
+    "MaskTokenizer",
+    "MaskedDataset",
     "RunConfig",
     "Sampling",
     "SelectiveCopying",
@@ -74,6 +102,9 @@ __all__ = [
     "build_model",
     "causal_conv1d",
     "compare",
+    "draw_cv",
+    "extract_education",
+    "fill_blanks",
     "fit_tokenizer",
     "generate",
     "generate_text",
@@ -84,8 +115,15 @@ __all__ = [
     "load_state",
     "load_tokenizer",
     "pad_left",
+    "plot_attention",
+    "plot_delta",
+    "plot_selection",
+    "plot_time_scales",
     "prefill",
     "prepare_datasets",
+    "read_document",
+    "record",
+    "record_attention",
     "repeat_state",
     "rms_norm",
     "sample",
@@ -95,4 +133,5 @@ __all__ = [
     "selective_scan",
     "stream",
     "token_log_probabilities",
+    "write_page",
 ]

@@ -1,8 +1,12 @@
-"""The command line: train, generate, evaluate, compare, keys. It reads arguments and puts the parts together."""
+"""The command line: train, generate, fill, extract, evaluate, compare, visualize, keys.
+
+It reads arguments and puts the parts together.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -12,21 +16,28 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from baby_mamba import __version__
 from baby_mamba.comparison import compare
 from baby_mamba.comparison.report import REPORT
 from baby_mamba.config import GenerationConfig, RunConfig, describe_keys, load_config
-from baby_mamba.data import TaskDataset, TokenDataset, Tokenizer, load_corpus
-from baby_mamba.errors import BabyMambaError, CheckpointError, DataError
-from baby_mamba.models import LanguageModel
+from baby_mamba.data import MaskedDataset, MaskTokenizer, TokenDataset, Tokenizer, load_corpus
+from baby_mamba.errors import BabyMambaError, CheckpointError, ConfigError, DataError
+from baby_mamba.extraction import Education, extract_education, read_document
+from baby_mamba.filling import fill_blanks, with_best
+from baby_mamba.models import LanguageModel, MambaForMaskedLM, MambaForTokenClassification, Model
 from baby_mamba.scoring import load_questions, score_choices, score_text
 from baby_mamba.text_generation import TextSession
 from baby_mamba.training import ConsoleReporter, check_job, evaluate, load_model, train_job
 from baby_mamba.training.checkpoint import find_checkpoint
 from baby_mamba.training.device import choose_device
+from baby_mamba.training.files import replace_text
+from baby_mamba.training.job import task_dataset
 from baby_mamba.training.run_folder import CONFIG
 from baby_mamba.training.sampling import append_text
+from baby_mamba.visualize import record, write_page
+from baby_mamba.visualize.page import check_length
 
 logger = logging.getLogger("baby_mamba")
 
@@ -39,6 +50,11 @@ Train a Mamba on a text, let it write, and measure it.
   %(prog)s generate --run runs/novel --prompt "It was"
   %(prog)s generate --run runs/novel --interactive      write a text in turns with it
   %(prog)s evaluate --run runs/novel --file other.txt
+  %(prog)s -c masked.ini                           train a model that fills blanks, and then
+  %(prog)s fill -c masked.ini --text "The ___ statement"
+  %(prog)s -c cv_extraction.ini                    train a model that finds degrees in a CV, and then
+  %(prog)s extract -c cv_extraction.ini --file cv.pdf
+  %(prog)s visualize --run runs/novel              a web page of what it does with a text
   %(prog)s compare                                 train a Transformer of the same size beside it, and report
   %(prog)s keys > my.ini                           every key of a configuration with its default and meaning
 
@@ -116,6 +132,30 @@ def _parser() -> argparse.ArgumentParser:
         help="write in turns: a line of yours, then the model goes on, all in one text; \\n in a line is a line break, "
         "an empty line lets the model write on, Ctrl-C stops it, and Ctrl-C or the end of input (Ctrl-D) ends",
     )
+    fill = commands.add_parser(
+        "fill",
+        parents=[configured, trained],
+        help="fill the blanks of a text",
+        description="Fill the blanks of a text with a model that was trained with model_config.objective = masked. A "
+        "blank is a row of underscores: with a tokenizer of characters or bytes one for each, and with pieces of words "
+        "any number for one piece. Each blank is filled as if the others were empty.",
+    )
+    fill.add_argument("--text", metavar="TEXT", help="text with blanks; otherwise generation_config.prompt")
+    fill.add_argument("--candidates", metavar="N", type=int, default=5, help="shown for each blank (default: 5)")
+    fill.add_argument(
+        "--blank", metavar="CHARACTER", default="_", help="what blanks are made of (default: _), if the text has some"
+    )
+    extract = commands.add_parser(
+        "extract",
+        parents=[configured, trained],
+        help="find the institutions, degrees and years in CVs",
+        description="Find institutions, degrees and years of the education in CVs, with a model that was trained with "
+        "dataset.task = cv_extraction: a table with one row for each degree.",
+    )
+    extract.add_argument("--file", metavar="FILE", nargs="+", required=True, help=".pdf, .docx or .txt files")
+    extract.add_argument(
+        "--json", metavar="FILE", nargs="?", const="-", help="write JSON into this file, or instead of the table"
+    )
     evaluate = commands.add_parser(
         "evaluate",
         parents=[configured, trained],
@@ -140,6 +180,23 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the model and a Transformer of the same size on the same text, or load those that are in "
         "training_config.ckpt_path already; measure both; and write report.md, pictures and results.json there. The "
         "section comparison says what is measured; without -c it is configs/compare.ini.",
+    )
+    visualize = commands.add_parser(
+        "visualize",
+        parents=[configured, trained],
+        help="write a web page that shows what the model does with a text",
+        description="Write one HTML page that needs no network: a text, coloured by the step size Delta of each token, "
+        "in the layer and channel that you choose; which earlier tokens a token reads from; how long each layer "
+        "remembers. Without --text or --file it is the beginning of the held-out part of the run's text.",
+    )
+    shown = visualize.add_mutually_exclusive_group()
+    shown.add_argument("--text", metavar="TEXT", help="the text")
+    shown.add_argument("--file", metavar="FILE", help="read it from a file")
+    visualize.add_argument(
+        "--layers", metavar="NUMBERS", help="e.g. 0,12,23: only these, for a large model; otherwise all"
+    )
+    visualize.add_argument(
+        "--output", metavar="FILE", help="the page (default: page.html in the run folder); replaced if it is there"
     )
     commands.add_parser("keys", help="print an .ini file of all keys with their defaults and meaning")
     return parser
@@ -169,7 +226,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _generate(args: argparse.Namespace) -> int:
     _log_to(Console(stderr=True, highlight=False))
-    config, _, model, tokenizer = _load_run(args)
+    config, checkpoint, model, tokenizer = _load_run(args)
+    _must_predict_the_next_token(model, checkpoint)
     generation, prompt = config.generation_config, args.prompt
     if args.prompt_file is not None:
         prompt = _read_text(args.prompt_file)
@@ -218,14 +276,78 @@ def _go_on(session: TextSession, generation: GenerationConfig, text: str) -> Ite
     return session.stream(text, max_new_tokens=generation.num_generated_tokens, stop=generation.stop or ())
 
 
+def _fill(args: argparse.Namespace) -> int:
+    _log_to(Console(stderr=True, highlight=False))
+    config, checkpoint, model, tokenizer = _load_run(args)
+    if not isinstance(model, MambaForMaskedLM):
+        raise CheckpointError(
+            f"{checkpoint} is of a {type(model).__name__}, which fills no blanks; expected a run with "
+            "model_config.objective = masked, such as that of configs/masked.ini; `generate` goes on from a text"
+        )
+    text = config.generation_config.prompt if args.text is None else args.text
+    blanks = fill_blanks(model, tokenizer, text, n_candidates=args.candidates, blank=args.blank)
+    if not blanks:
+        raise DataError(f"the text {text!r} has no blank; expected e.g. --text {'She is a ' + 3 * args.blank!r}")
+    _warn_of_unknown(text.replace(args.blank, ""), tokenizer)
+    table = Table("blank", "candidate", "probability", "in the text")
+    for number, blank in enumerate(blanks, start=1):
+        for candidate in blank.candidates:
+            found = _printable(candidate.text)
+            before = _printable(text[max(0, blank.start - _AROUND) : blank.start])
+            after = _printable(text[blank.end : blank.end + _AROUND])
+            in_text = Text.assemble(before, (found, "bold"), after)
+            table.add_row(str(number), Text(found.strip() or found), f"{candidate.probability:.1%}", in_text)
+        table.add_section()
+    Console(highlight=False).print(table)
+    print(with_best(text, blanks))
+    return 0
+
+
+def _extract(args: argparse.Namespace) -> int:
+    _log_to(Console(stderr=True, highlight=False))
+    _, checkpoint, model, _ = _load_run(args, reads_text=False)
+    if not isinstance(model, MambaForTokenClassification):
+        raise CheckpointError(
+            f"{checkpoint} was not trained to find anything in CVs; expected a run with dataset.task = cv_extraction, "
+            "such as that of configs/cv_extraction.ini"
+        )
+    texts = {path: read_document(path) for path in args.file}  # complain of any before the first is shown
+    found = {path: extract_education(model, text) for path, text in texts.items()}
+    if args.json is not None:
+        documents = [{"file": path, "education": [e._asdict() for e in entries]} for path, entries in found.items()]
+        text = json.dumps(documents, indent=1, ensure_ascii=False) + "\n"
+        if args.json == "-":
+            print(text, end="")
+            return 0
+        try:
+            replace_text(Path(args.json), text)
+        except OSError as error:
+            raise DataError(f"{args.json} cannot be written: {error.strerror}; choose another --json") from None
+    for path, entries in found.items():
+        table = Table(*Education._fields, title=path, title_justify="left")
+        for entry in entries:
+            table.add_row(*(Text("" if value is None else str(value)) for value in entry))
+        console = Console(highlight=False)
+        console.print(table if entries else f"{path}: no education found", markup=False)
+    return 0
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     _log_to(Console(stderr=True, highlight=False))
     reads_text = args.choices is not None or args.file is not None
     config, checkpoint, model, tokenizer = _load_run(args, reads_text=reads_text)
+    if reads_text:
+        _must_predict_the_next_token(model, checkpoint)
     if args.choices is not None:
         rows = _choices_rows(args.choices, model, tokenizer)
     elif args.file is not None:
         rows = _file_rows(args.file, model, tokenizer)
+    elif isinstance(model, MambaForMaskedLM):
+        rows = _masked_rows(config, model, tokenizer)
     elif config.dataset.task != "text":
         rows = _task_rows(config, model)
     else:
@@ -257,8 +379,26 @@ def _held_out_rows(config: RunConfig, model: LanguageModel, tokenizer: Tokenizer
     ]
 
 
+def _masked_rows(config: RunConfig, model: MambaForMaskedLM, tokenizer: MaskTokenizer) -> list[tuple[str, str]]:
+    text, block_size = load_corpus(config.dataset).validation, config.model_config.block_size
+    _warn_of_unknown(text, tokenizer)
+    fraction = config.training_config.mask_fraction
+    held_out = MaskedDataset(
+        TokenDataset.from_array(tokenizer.encode(text), block_size), mask_id=tokenizer.mask_id, fraction=fraction
+    )
+    result = evaluate(model, held_out, config.training_config.eval_batch_size)
+    return [
+        ("text", f"held-out part of {config.dataset.dataset_path}"),
+        ("size", f"{len(text):,} characters, {held_out.n_tokens:,} tokens, {result.n_tokens:,} of them hidden"),
+        ("read", f"in windows of {block_size} tokens, as in training"),
+        ("loss", f"{result.loss:.4f} nats per hidden token"),
+        ("perplexity", f"{result.perplexity:.3f}"),
+        ("accuracy", f"{result.accuracy:.4f} of the hidden tokens"),
+    ]
+
+
 def _task_rows(config: RunConfig, model: LanguageModel) -> list[tuple[str, str]]:
-    task_set = TaskDataset.from_config(config.dataset, config.model_config.block_size)
+    task_set = task_dataset(config.dataset, config.model_config.block_size)
     result = evaluate(model, task_set, config.training_config.eval_batch_size)
     return [
         ("task", config.dataset.task),
@@ -303,6 +443,34 @@ def _warn_of_unknown(text: str, tokenizer: Tokenizer) -> None:
         logger.warning("%d of %d characters are unknown to the tokenizer, which reads them as one", unknown, len(text))
 
 
+_SHOWN_TOKENS = 400  # of the held-out text, where `visualize` is given none
+
+
+def _visualize(args: argparse.Namespace) -> int:
+    _log_to(Console(stderr=True, highlight=False))
+    config, checkpoint, model, tokenizer = _load_run(args)
+    text = args.text if args.file is None else _read_text(args.file)
+    if text is None:
+        ids = tokenizer.encode(load_corpus(config.dataset).validation)[:_SHOWN_TOKENS]
+    else:
+        _warn_of_unknown(text, tokenizer)
+        ids = tokenizer.encode(text)
+    check_length(len(ids))
+    run_folder = checkpoint.parents[1]
+    page = Path(args.output or run_folder / "page.html")
+    recording = record(model, ids, tokenizer, layers=_layer_numbers(args.layers))
+    write_page(recording, page, title=f"What {run_folder} reads")
+    print(page)
+    return 0
+
+
+def _layer_numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--layers {text} is no list of layers; expected numbers such as 0,12,23") from None
+
+
 def _keys(args: argparse.Namespace) -> int:
     section = None
     for name, default, allowed, help in describe_keys():
@@ -318,13 +486,18 @@ def _keys(args: argparse.Namespace) -> int:
 _COMMANDS = {
     "train": _train,
     "generate": _generate,
+    "fill": _fill,
+    "extract": _extract,
     "evaluate": _evaluate,
     "compare": _compare,
+    "visualize": _visualize,
     "keys": _keys,
 }
 
 
 # Small parts
+
+_AROUND = 24  # characters of the text that are shown on each side of a filled blank
 
 
 def _config_path(name: str | None) -> Path | None:
@@ -336,10 +509,18 @@ def _config_path(name: str | None) -> Path | None:
     return found or (wanted if name else None)
 
 
-def _load_run(
-    args: argparse.Namespace, *, reads_text: bool = True
-) -> tuple[RunConfig, Path, LanguageModel, Tokenizer | None]:
-    """The configuration, checkpoint folder, model and tokenizer that `generate` and `evaluate` are to use.
+def _must_predict_the_next_token(model: Model, checkpoint: Path) -> None:
+    if not isinstance(model, LanguageModel):
+        raise CheckpointError(
+            f"{checkpoint} is of a {type(model).__name__}, which reads in both directions, so it neither goes on from "
+            "a text nor scores one token after the other; expected the run of a language model, with "
+            "model_config.objective = next_token. With objective = masked, `fill` uses it, and `evaluate` without "
+            "--file and --choices measures it"
+        )
+
+
+def _load_run(args: argparse.Namespace, *, reads_text: bool = True) -> tuple[RunConfig, Path, Model, Tokenizer | None]:
+    """The configuration, checkpoint folder, model and tokenizer that a command is to use.
 
     The tokenizer is None only for the run of a synthetic task, and only if no text is to be read.
     """

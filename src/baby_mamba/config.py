@@ -79,13 +79,28 @@ class MambaConfig(_Section):
         "mamba",
         "mamba, or a Transformer of the transformers library (llama, gpt2, ...) with as many parameters as that Mamba",
     )
+    objective: str = _key(
+        "next_token",
+        "what is predicted: the next token, from those before it; or masked tokens, from those on both sides, for "
+        "which each block reads in both directions",
+        choices=("next_token", "masked"),
+    )
     block_size: int = _key(256, "tokens in a training window; the model itself has no limit", at_least=2)
     vocab_size: int | None = _key(None, "size of the vocabulary; empty takes the tokenizer's", at_least=1)
+    n_labels: int | None = _key(
+        None, "labels of a classifier of tokens, which reads in both directions; empty is a language model", at_least=2
+    )
     n_layer: int = _key(4, "number of residual blocks", at_least=1)
     d_model: int = _key(128, "width of the residual stream", at_least=1)
     d_state: int = _key(16, "N: numbers of memory per channel", at_least=1, at_most=256)
     d_conv: int = _key(4, "taps of the causal convolution", at_least=1)
     expand: int = _key(2, "E: a block is expand * d_model channels wide", at_least=1)
+    legendre_order: int = _key(
+        0,
+        "degree up to which the inputs of a block are expanded in Legendre polynomials; 0 is Mamba, without them",
+        at_least=0,
+        at_most=10,
+    )
     a_init: str = _key(
         "s4d_real",
         "initial A, which is real: s4d_real is -(n + 1), the eigenvalues of HiPPO-LegS; s4d_lin_real is -1/2, the real "
@@ -136,6 +151,11 @@ class MambaConfig(_Section):
         return self.expand * self.d_model
 
     @property
+    def is_causal(self) -> bool:
+        """Whether it reads from left to right and predicts the next token; otherwise it reads in both directions."""
+        return self.objective == "next_token" and self.n_labels is None
+
+    @property
     def resolved_dt_rank(self) -> int:
         """dt_rank with "auto" worked out as ceil(d_model / 16)."""
         return math.ceil(self.d_model / 16) if isinstance(self.dt_rank, str) else self.dt_rank
@@ -164,8 +184,9 @@ class DatasetConfig(_Section):
     bpe_vocab_size: int = _key(1024, "size of the vocabulary of tokenizer = bpe", at_least=257)
     task: str = _key(
         "text",
-        "what is learnt: the text, or a synthetic task of the Mamba paper, in rows of block_size tokens",
-        choices=("text", "selective_copying", "induction_heads"),
+        "what is learnt: the text; a synthetic task of the Mamba paper; or cv_extraction, to find institutions, "
+        "degrees and years in invented CVs; in rows of block_size tokens",
+        choices=("text", "selective_copying", "induction_heads", "cv_extraction"),
     )
     task_vocab_size: int = _key(16, "size of the vocabulary of a synthetic task, special tokens included", at_least=4)
     task_data_tokens: int = _key(16, "tokens to remember in task = selective_copying", at_least=1)
@@ -191,6 +212,9 @@ class TrainerConfig(_Section):
     eval_batch_size: int = _key(32, "windows per evaluation batch", at_least=1)
     gradient_accumulation_steps: int = _key(1, "parts in which a batch is computed to save memory", at_least=1)
     num_workers: int = _key(0, "processes that prepare batches; 0 prepares them in the main process", at_least=0)
+    mask_fraction: float = _key(
+        0.15, "share of the tokens that are to be found again with objective = masked", above=0, below=1
+    )
     learning_rate: float = _key(4e-3, "peak learning rate of AdamW", above=0)
     min_learning_rate: float = _key(0.0, "learning rate at the end of the schedule", at_least=0)
     schedule: str = _key("cosine", "learning rate after the warm-up", choices=("cosine", "wsd", "constant"))
@@ -214,6 +238,9 @@ class TrainerConfig(_Section):
     device: str = _key("auto", "auto (cuda if there is one, else cpu), cpu, cuda, cuda:1, mps, ...")
     precision: str = _key(
         "auto", "auto is bfloat16 autocast on GPUs and float32 elsewhere", choices=("auto", "float32", "bfloat16")
+    )
+    cuda_graph: bool = _key(
+        True, "replay the training step of a Mamba on an NVIDIA GPU as one CUDA graph, which spares the host launches"
     )
     num_threads: int = _key(0, "threads of PyTorch on the CPU; 0 leaves its own choice", at_least=0)
     tensorboard: bool = _key(False, "write TensorBoard events into the run folder")

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from baby_mamba.config import Sampling
+from baby_mamba.decoding import LentState, borrow_decoder
 from baby_mamba.errors import CheckpointError, ConfigError, ShapeError
 from baby_mamba.layers import BlockState, map_state
 from baby_mamba.models import LanguageModel, Mamba, ModelState
@@ -38,12 +39,25 @@ NextLogits = Float[Tensor, "batch vocabulary"]  # the scores of one token, the n
 NextTokens = Int[Tensor, " batch"]
 
 
-class Step(NamedTuple):
-    """One new token for each row. Whoever collects steps should take out what is needed: each one holds a state."""
+class Step:
+    """One new token for each row. Whoever collects steps should take out what is needed: each one holds a state.
 
-    tokens: NextTokens
-    log_probabilities: Float[Tensor, " batch"] | None  # nats, under the model itself; None unless asked for
-    state: ModelState  # has read all before `tokens`: to go on by hand, read `tokens` from here
+    Attributes:
+        tokens: what was drawn, (batch,).
+        log_probabilities: of the tokens, in nats, under the model itself; None unless asked for.
+    """
+
+    __slots__ = ("_state", "log_probabilities", "tokens")
+
+    def __init__(
+        self, tokens: NextTokens, log_probabilities: Float[Tensor, " batch"] | None, state: ModelState | LentState
+    ) -> None:
+        self.tokens, self.log_probabilities, self._state = tokens, log_probabilities, state
+
+    @property
+    def state(self) -> ModelState:
+        """Has read all before `tokens`: to go on by hand, read `tokens` from here. No later step changes it."""
+        return self._state.get() if isinstance(self._state, LentState) else self._state
 
 
 # Generation
@@ -122,7 +136,10 @@ def stream(
     return_log_probabilities: bool = False,
     **options: float,
 ) -> Iterator[Step]:
-    """As `generate`, but yield each `Step` as soon as its tokens are drawn."""
+    """As `generate`, but yield each `Step` as soon as its tokens are drawn.
+
+    On a GPU, from 16 new tokens on, the steps after the prompt are replays of one CUDA graph; see `decoding`.
+    """
     if max_new_tokens < 0:
         raise ConfigError(f"max_new_tokens = {max_new_tokens} is not allowed; expected a whole number of at least 0")
     sampling = _resolve(sampling, options)
@@ -133,22 +150,45 @@ def stream(
     tokens, ended, log_probabilities = None, None, None
 
     logits, state = prefill(model, input_ids, state=state, attention_mask=attention_mask)
-    for step in range(max_new_tokens):
-        drawn = sample(logits, sampling, seen=seen, generator=generator)
-        tokens = drawn if ended is None else torch.where(ended, tokens, drawn)
-        if return_log_probabilities:
-            log_probabilities = logits.float().log_softmax(dim=-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
-            if ended is not None:
-                log_probabilities = log_probabilities.masked_fill(ended, 0)
-        if last_ids is not None:
-            ended = torch.isin(tokens, last_ids)
-        yield Step(tokens, log_probabilities, state)
-        if step + 1 == max_new_tokens or (ended is not None and ended.all()):
-            return
-        if seen is not None:
-            seen.scatter_(1, tokens.unsqueeze(1), True)
-        with torch.inference_mode():  # a quarter faster than no_grad on a CPU
-            logits, state = prefill(model, tokens.unsqueeze(1), state=state)
+    with borrow_decoder(model, len(input_ids), max_new_tokens) as decoder:
+        for step in range(max_new_tokens):
+            drawn = sample(logits, sampling, seen=seen, generator=generator)
+            tokens = drawn if ended is None else torch.where(ended, tokens, drawn)
+            if return_log_probabilities:
+                log_probabilities = logits.float().log_softmax(dim=-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+                if ended is not None:
+                    log_probabilities = log_probabilities.masked_fill(ended, 0)
+            if last_ids is not None:
+                ended = torch.isin(tokens, last_ids)
+                all_ended = _Flag(ended.all())
+            yield Step(tokens, log_probabilities, state)
+            if step + 1 == max_new_tokens:
+                return
+            if decoder is None and last_ids is not None and all_ended.get():
+                return
+            if seen is not None:
+                seen.scatter_(1, tokens.unsqueeze(1), True)
+            with torch.inference_mode():  # a quarter faster than no_grad on a CPU
+                if decoder is None:
+                    logits, state = prefill(model, tokens.unsqueeze(1), state=state)
+                else:
+                    logits, state = decoder.advance(tokens, state)
+            if decoder is not None and last_ids is not None and all_ended.get():
+                return  # only now that the next step runs, so that a GPU does not wait for the question
+
+
+class _Flag:
+    """A boolean tensor on its way to the CPU."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._value, self._arrived = value.to("cpu", non_blocking=True), None
+        if value.is_cuda:
+            self._arrived = torch.cuda.current_stream(value.device).record_event()
+
+    def get(self) -> bool:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._value)
 
 
 @torch.no_grad()
@@ -222,10 +262,19 @@ def sample(
 ) -> NextTokens:
     """Draw one token for each row of `logits`; arguments as `adjust_logits` and `generate`."""
     sampling = _resolve(sampling, options)
-    logits = adjust_logits(logits, sampling, seen=seen)
+    if sampling.temperature == 0 and (sampling.repetition_penalty == 1 or seen is None):
+        return logits.argmax(dim=-1)  # which no filter leaves out
+    if not _changes_nothing(sampling, seen):
+        logits = adjust_logits(logits, sampling, seen=seen)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    probabilities = logits.softmax(dim=-1, dtype=torch.float32)
+    if not logits.is_cuda:
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    # What multinomial computes for one draw, without its checks, for which the CPU would wait: the token whose
+    # exponential waiting time, of rate p, is over first.
+    times = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / times).argmax(dim=-1)
 
 
 def adjust_logits(
@@ -257,6 +306,13 @@ def adjust_logits(
     if sampling.min_p > 0:
         logits = _keep_from(logits, logits.amax(dim=-1, keepdim=True) + math.log(sampling.min_p))
     return logits
+
+
+def _changes_nothing(sampling: Sampling, seen: Tensor | None) -> bool:
+    """Whether a token is drawn from the model's own distribution, so that the scores need no float32 copy."""
+    penalised = sampling.repetition_penalty != 1 and seen is not None
+    filtered = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
+    return sampling.temperature == 1 and not penalised and not filtered
 
 
 def _keep_from(logits: Tensor, lowest: Tensor) -> Tensor:

@@ -145,8 +145,8 @@ def test_transformers_does_not_rescale_what_it_loads(tmp_path: Path) -> None:
 def test_every_key_of_the_configuration_has_its_place() -> None:
     """A new key of MambaConfig fails this: let transformers' config.json say it, or refuse to write such a model."""
     written = {ours for ours, _ in hugging_face._FALCON_KEYS.values()}
-    refused = {"selective"}
-    elsewhere = {"a_init", "architecture", "block_size", "backend"}
+    refused = {"legendre_order", "selective"}
+    elsewhere = {"a_init", "architecture", "block_size", "backend", "n_labels", "objective"}
     assert written | refused | elsewhere == {f.name for f in fields(MambaConfig)}
 
 
@@ -154,6 +154,12 @@ def test_a_model_with_a_constant_selection_is_refused(tmp_path: Path) -> None:
     model = Mamba(replace(CONFIG, selective="delta B"))
     with pytest.raises(CheckpointError, match=r"selective = delta B cannot be written .* expected delta B C"):
         model.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_model_with_a_legendre_expansion_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"legendre_order = 3 cannot be written .* expected 0"):
+        Mamba(replace(CONFIG, legendre_order=3)).save_pretrained(tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
 
 

@@ -9,20 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import TypeCheckError
-from jaxtyping import config as jaxtyping_config
 
 from baby_mamba import Mamba, MambaConfig
 from baby_mamba.errors import ConfigError, ShapeError
 
 CONFIG = MambaConfig(vocab_size=11, d_model=8, n_layer=2, d_state=4)
-
-
-@pytest.fixture
-def unchecked_shapes():
-    """Turn jaxtyping off, so that the library's own messages are seen as a user sees them."""
-    jaxtyping_config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 def test_shapes_are_checked_under_pytest() -> None:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from baby_mamba.config import MambaConfig
-from baby_mamba.data import SelectiveCopying, TaskDataset, TokenDataset
-from baby_mamba.models import Mamba
+from baby_mamba.data import IGNORE_INDEX, MaskedDataset, SelectiveCopying, TaskDataset, TokenDataset
+from baby_mamba.models import Mamba, MambaForMaskedLM
 from baby_mamba.training import Evaluation, evaluate
 
 
@@ -72,3 +72,25 @@ def test_a_text_has_no_accuracy() -> None:
     result = evaluate(build(), TokenDataset.from_array(np.arange(20) % 5, 8), 4)
     assert result.accuracy is None
     assert result.sequence_accuracy is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_accuracy_at_hidden_tokens(batch_size: int) -> None:
+    """The share of hidden tokens that are found, each scored where it stands; rows with nothing but such are luck."""
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=6, n_layer=1, d_model=8, d_state=4, initializer_range=1.0, backend="reference")
+    model = MambaForMaskedLM(config)
+    windows = TokenDataset.from_array(np.random.default_rng(0).integers(0, 5, 100), 12)
+    dataset = MaskedDataset(windows, mask_id=5, fraction=0.3)
+    losses, right = [], []
+    for rows in dataset.evaluation_batches(1):
+        hidden = rows.labels != IGNORE_INDEX
+        logits, answers = model(rows.input_ids).logits[hidden], rows.labels[hidden]
+        losses += F.cross_entropy(logits, answers, reduction="none").tolist()
+        right += (logits.argmax(-1) == answers).tolist()
+    result = evaluate(model, dataset, batch_size)
+    assert result.n_tokens == len(losses) == 9 * 4  # of 12
+    assert 0 < np.mean(right) < 1
+    assert result.accuracy == pytest.approx(np.mean(right))
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert (result.sequence_accuracy, result.bits_per_character) == (None, None)

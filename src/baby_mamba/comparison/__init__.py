@@ -104,6 +104,11 @@ def _jobs(config: RunConfig) -> dict[str, RunConfig]:
             f"model_config.architecture = {architectures[MAMBA]} is not what compare expects: that section is to "
             "describe the Mamba, so leave it at mamba and name the Transformer in comparison.architecture"
         )
+    if config.model_config.objective != "next_token":
+        raise ConfigError(
+            f"model_config.objective = {config.model_config.objective} is not what compare expects, whose Transformer "
+            "predicts the next token; use objective = next_token"
+        )
     if architectures[TRANSFORMER] == "mamba":
         raise ConfigError("comparison.architecture = mamba is no Transformer; expected llama, qwen3, gpt2, opt, ...")
     if not config.training_config.ckpt_path:

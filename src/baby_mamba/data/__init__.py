@@ -5,16 +5,19 @@
 3. `dataset`: the numbers on disk, and the windows of them that training and evaluation see; `prepare_datasets` does
    all three.
 
-`tasks` has what needs no text: synthetic tasks, in batches with labels.
+`masking` hides tokens of the windows, for models that fill blanks; `tasks` has what needs no text: synthetic tasks.
+Both give batches with labels.
 """
 
 from baby_mamba.data.corpus import Corpus, load_corpus
 from baby_mamba.data.dataset import Dataset, TokenDataset, loader, prepare_datasets
+from baby_mamba.data.masking import MaskedDataset, mask_tokens
 from baby_mamba.data.tasks import IGNORE_INDEX, InductionHeads, LabelledBatch, SelectiveCopying, TaskDataset, labelled
 from baby_mamba.data.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
     CharTokenizer,
+    MaskTokenizer,
     Tokenizer,
     TransformersTokenizer,
     fit_tokenizer,
@@ -30,6 +33,8 @@ __all__ = [
     "Dataset",
     "InductionHeads",
     "LabelledBatch",
+    "MaskTokenizer",
+    "MaskedDataset",
     "SelectiveCopying",
     "TaskDataset",
     "TokenDataset",
@@ -40,5 +45,6 @@ __all__ = [
     "load_corpus",
     "load_tokenizer",
     "loader",
+    "mask_tokens",
     "prepare_datasets",
 ]

@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader
 
 from baby_mamba.config import DatasetConfig
 from baby_mamba.data.corpus import Corpus, load_corpus
+from baby_mamba.data.masking import MaskedDataset
 from baby_mamba.data.tasks import LabelledBatch, TaskDataset
 from baby_mamba.data.tokenizer import Tokenizer, fit_tokenizer
 from baby_mamba.errors import CheckpointError, DataError
@@ -200,7 +201,7 @@ class TokenDataset:
             self._tokens = _open(self.path)
 
 
-Dataset = TokenDataset | TaskDataset
+Dataset = TokenDataset | MaskedDataset | TaskDataset
 
 
 def loader(

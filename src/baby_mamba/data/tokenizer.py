@@ -12,6 +12,7 @@
 | `transformers` | whatever that library's tokenizer makes it | its own                                             |
 
 A character is one token of `char`; elsewhere it may be split over several, and decoding a part of it gives U+FFFD.
+`MaskTokenizer` adds a token to any of them, for models that fill blanks.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from baby_mamba.errors import CheckpointError, DataError
 
 REPLACEMENT_CHARACTER = "\ufffd"
 
-_DESCRIPTION = "baby_mamba_tokenizer.json"
+MASK = "[MASK]"  # how a mask is shown
+
+_DESCRIPTION, _WITHOUT_MASK = "baby_mamba_tokenizer.json", "without_mask"
 
 
 class Tokenizer(ABC):
@@ -272,8 +275,43 @@ class TransformersTokenizer(Tokenizer):
         return cls.from_folder(folder)
 
 
+class MaskTokenizer(Tokenizer):
+    """Another tokenizer with one token more, the mask, which no text has: it stands where a token is hidden.
+
+    Attributes:
+        tokenizer: the other one; its ids stay what they are.
+        mask_id: the last id.
+    """
+
+    kind = "mask"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.mask_id = tokenizer.vocab_size
+        self.vocab_size = tokenizer.vocab_size + 1
+
+    def _encode(self, text: str) -> np.ndarray:
+        return self.tokenizer._encode(text)
+
+    def _decode(self, ids: np.ndarray) -> str:
+        """What stands between two masks is decoded by itself."""
+        parts = np.split(ids, np.flatnonzero(ids == self.mask_id))  # but for the first, each begins with a mask
+        return MASK.join(self.tokenizer._decode(part[part != self.mask_id]) for part in parts)
+
+    def unknown_characters(self, text: str) -> dict[str, int]:
+        """How often each character that the vocabulary cannot express occurs in a text."""
+        return self.tokenizer.unknown_characters(text)
+
+    def _save_vocabulary(self, folder: Path) -> None:
+        self.tokenizer.save(folder / _WITHOUT_MASK)
+
+    @classmethod
+    def _load(cls, folder: Path, description: dict[str, Any]) -> MaskTokenizer:
+        return cls(load_tokenizer(folder / _WITHOUT_MASK))
+
+
 _KINDS: dict[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (CharTokenizer, ByteTokenizer, BPETokenizer, TransformersTokenizer)
+    cls.kind: cls for cls in (CharTokenizer, ByteTokenizer, BPETokenizer, TransformersTokenizer, MaskTokenizer)
 }
 
 

@@ -115,6 +115,11 @@ def save_pretrained(
             f"model_config.selective = {config.selective} cannot be written for transformers, whose Mamba has "
             f"Delta, B and C of every token; expected {MambaConfig.selective}, so keep this model in its run folder"
         )
+    if config.legendre_order:
+        raise CheckpointError(
+            f"model_config.legendre_order = {config.legendre_order} cannot be written for transformers, whose Mamba "
+            "has no such expansion; expected 0, so keep this model in its run folder"
+        )
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; expected the tokenizer "

@@ -6,6 +6,7 @@ from torch import nn
 
 from baby_mamba.config import MambaConfig
 from baby_mamba.layers.convolution import CausalConv1d
+from baby_mamba.layers.legendre import LegendreExpansion
 from baby_mamba.layers.ssm import SelectiveSSM
 from baby_mamba.layers.state import BlockState
 from baby_mamba.shapes import AttentionMask, Hidden, SequenceIds
@@ -22,6 +23,7 @@ class MambaBlock(SelectiveSSM):
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__(config)
+        self.legendre = LegendreExpansion(config.d_model, config.legendre_order) if config.legendre_order else None
         self.in_proj = nn.Linear(config.d_model, 2 * config.d_inner, bias=config.in_out_proj_bias)
         self.conv1d = CausalConv1d(config.d_inner, config.d_conv, bias=config.conv_bias, backend=config.backend)
         self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=config.in_out_proj_bias)
@@ -58,6 +60,8 @@ class MambaBlock(SelectiveSSM):
         conv_state, ssm_state = state if state is not None else (None, None)
         padding = None if attention_mask is None else (attention_mask == 0).unsqueeze(-1)
 
+        if self.legendre is not None:
+            x = self.legendre(x)
         u, gate = self.in_proj(x).chunk(2, dim=-1)  # each (batch, length, d_inner)
         if padding is not None:
             u = u.masked_fill(padding, 0)

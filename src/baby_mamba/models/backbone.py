@@ -20,13 +20,8 @@ class MambaBackbone(nn.Module):
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
-        if config.vocab_size is None:
-            raise ConfigError(
-                "model_config.vocab_size is not set; give the tokenizer's, e.g. replace(config, vocab_size=256)"
-            )
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        nn.init.normal_(self.embeddings.weight, std=config.initializer_range)
+        self.embeddings = embedding(config)
         self.layers = nn.ModuleList(ResidualBlock(config) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(
             config.d_model,
@@ -57,7 +52,9 @@ class MambaBackbone(nn.Module):
         Raises:
             ShapeError: the mask, the ids or the state do not fit.
         """
-        self._check(input_ids, state, attention_mask=attention_mask, sequence_ids=sequence_ids)
+        check_per_token(input_ids, attention_mask=attention_mask, sequence_ids=sequence_ids)
+        if state is not None and len(state) != len(self.layers):
+            raise ShapeError(f"state is of {len(state)} layers; expected {len(self.layers)}, as this model has")
         x, residual, new_state = self.embeddings(input_ids), None, []
         for layer, layer_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
             x, residual, layer_state = layer(
@@ -67,17 +64,36 @@ class MambaBackbone(nn.Module):
         hidden, _ = self.norm_f(x, residual)
         return hidden, tuple(new_state)
 
-    def _check(self, input_ids: Tensor, state: MambaState | None, **per_token: Tensor | None) -> None:
-        if input_ids.ndim != 2:
+
+def embedding(config: MambaConfig) -> nn.Embedding:
+    """A vector for each token of the vocabulary, drawn from N(0, initializer_range^2).
+
+    Raises:
+        ConfigError: vocab_size is not set.
+    """
+    if config.vocab_size is None:
+        raise ConfigError(
+            "model_config.vocab_size is not set; give the tokenizer's, e.g. replace(config, vocab_size=256)"
+        )
+    embeddings = nn.Embedding(config.vocab_size, config.d_model)
+    nn.init.normal_(embeddings.weight, std=config.initializer_range)
+    return embeddings
+
+
+def check_per_token(input_ids: Tensor, **per_token: Tensor | None) -> None:
+    """Refuse what is not (batch, length), in the words of the caller.
+
+    Raises:
+        ShapeError: input_ids or one of the tensors that go with it has another shape.
+    """
+    if input_ids.ndim != 2:
+        raise ShapeError(
+            f"input_ids has shape {tuple(input_ids.shape)}; expected (batch, length), "
+            "so add the batch dimension with input_ids.unsqueeze(0) if it is missing"
+        )
+    for name, tensor in per_token.items():
+        if tensor is not None and tensor.shape != input_ids.shape:
             raise ShapeError(
-                f"input_ids has shape {tuple(input_ids.shape)}; expected (batch, length), "
-                "so add the batch dimension with input_ids.unsqueeze(0) if it is missing"
+                f"{name} has shape {tuple(tensor.shape)}; expected input_ids', {tuple(input_ids.shape)}: "
+                "one entry for each token of this call"
             )
-        for name, tensor in per_token.items():
-            if tensor is not None and tensor.shape != input_ids.shape:
-                raise ShapeError(
-                    f"{name} has shape {tuple(tensor.shape)}; expected input_ids', {tuple(input_ids.shape)}: "
-                    "one entry for each token of this call"
-                )
-        if state is not None and len(state) != len(self.layers):
-            raise ShapeError(f"state is of {len(state)} layers; expected {len(self.layers)}, as this model has")

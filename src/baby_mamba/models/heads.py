@@ -35,7 +35,7 @@ class Mamba(nn.Module):
         config: shape, initialisation and backend; vocab_size must be set.
 
     Raises:
-        ConfigError: vocab_size is not set, or the architecture is another one.
+        ConfigError: vocab_size is not set, or architecture or objective is another one.
     """
 
     def __init__(self, config: MambaConfig) -> None:
@@ -43,6 +43,11 @@ class Mamba(nn.Module):
         if config.architecture != "mamba":
             raise ConfigError(
                 f"model_config.architecture = {config.architecture} is no Mamba; build it with build_model(config)"
+            )
+        if config.objective != "next_token":
+            raise ConfigError(
+                f"model_config.objective = {config.objective} is not what a Mamba learns, which reads from left to "
+                "right; build MambaForMaskedLM(config) or build_model(config)"
             )
         self.config = config
         self.backbone = MambaBackbone(config)
@@ -131,7 +136,8 @@ class Mamba(nn.Module):
 
         Raises:
             CheckpointError: the folder cannot be written, the tokenizer has more tokens than the model, or not all of
-                Delta, B and C are selective, for which the format has no place.
+                Delta, B and C are selective or inputs are expanded in Legendre polynomials, for which the format has
+                no place.
         """
         hugging_face.save_pretrained(self, self.config, folder, tokenizer)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from baby_mamba.config import MambaConfig
 from baby_mamba.data import Tokenizer, load_tokenizer
 from baby_mamba.errors import CheckpointError, ConfigError
-from baby_mamba.models import LanguageModel, build_model
+from baby_mamba.models import Model, build_model
 from baby_mamba.training.files import force_to_disk
 
 _FORMAT = {"format": "baby_mamba checkpoint", "format_version": 1}
@@ -57,7 +57,7 @@ class TrainerState:
 
 def save_checkpoint(
     run_folder: Path,
-    model: LanguageModel,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     state: TrainerState,
     tokenizer: Tokenizer | None = None,
@@ -126,7 +126,7 @@ def find_checkpoint(folder: str | Path, which: Literal["last", "best"] = "last")
     return _best(folder / _STORE, state) or last
 
 
-def load_checkpoint(folder: str | Path, model: LanguageModel, optimizer: torch.optim.Optimizer) -> TrainerState:
+def load_checkpoint(folder: str | Path, model: Model, optimizer: torch.optim.Optimizer) -> TrainerState:
     """Copy the last checkpoint of a run into a model and its optimizer.
 
     Everything is checked before anything is changed.
@@ -178,7 +178,7 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     backend: str = "auto",
-) -> tuple[LanguageModel, Tokenizer | None]:
+) -> tuple[Model, Tokenizer | None]:
     """Build the model of a checkpoint, in evaluation mode.
 
     Args:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from baby_mamba.config import RunConfig
-from baby_mamba.data import Dataset, TaskDataset, Tokenizer, prepare_datasets
+from baby_mamba.config import DatasetConfig, RunConfig
+from baby_mamba.data import Dataset, MaskedDataset, MaskTokenizer, TaskDataset, Tokenizer, prepare_datasets
 from baby_mamba.errors import ConfigError
+from baby_mamba.extraction import LABELS, CVExtraction
 from baby_mamba.models import Transformer, build_model
 from baby_mamba.training.checkpoint import saved_tokenizer
 from baby_mamba.training.device import choose_device
@@ -27,14 +28,20 @@ logger = logging.getLogger("baby_mamba")
 
 
 def check_job(config: RunConfig) -> None:
-    """Refuse all that can be refused before the text is read: the device, and the run folder. Nothing is written.
+    """Refuse all that can be refused before the text is read: device, run folder, objective. Nothing is written.
 
     Raises:
-        ConfigError: the device is not there, or no run folder is named.
+        ConfigError: the device is not there, no run folder is named, or the objective does not fit the task.
         CheckpointError: the run folder cannot be used.
     """
     if not config.training_config.ckpt_path:
         raise ConfigError("training_config.ckpt_path is empty; expected a folder to write the run into")
+    if config.model_config.objective == "masked" and config.dataset.task != "text":
+        raise ConfigError(
+            f"model_config.objective = masked hides tokens of a text, and dataset.task = {config.dataset.task} has "
+            "labels of its own; use objective = next_token or task = text"
+        )
+    _n_labels(config)
     choose_device(config.training_config.device)
     check_run_folder(config.training_config, config)
 
@@ -53,7 +60,7 @@ def train_job(config: RunConfig, reporter: Reporter | None = None) -> TrainingRe
     training = config.training_config
     folder, data = Path(training.ckpt_path), _prepare(config)
     torch.manual_seed(training.seed)
-    model = build_model(replace(config.model_config, vocab_size=_vocab_size(config, data)))
+    model = build_model(replace(config.model_config, vocab_size=_vocab_size(config, data), n_labels=_n_labels(config)))
     if isinstance(model, Transformer):
         logger.info("%s: %s; %s", config.model_config.architecture, model.shape_in_words, model.size_in_words)
     trainer = Trainer(
@@ -71,6 +78,17 @@ def train_job(config: RunConfig, reporter: Reporter | None = None) -> TrainingRe
     return result
 
 
+def task_dataset(config: DatasetConfig, block_size: int) -> TaskDataset:
+    """The task that `config.task` names, in rows of `block_size` tokens.
+
+    Raises:
+        DataError: the task is a text, or does not fit into such rows.
+    """
+    if config.task == "cv_extraction":
+        return TaskDataset(CVExtraction(block_size), config.task_held_out)
+    return TaskDataset.from_config(config, block_size)
+
+
 class _Data(NamedTuple):
     """What there is to learn."""
 
@@ -84,7 +102,7 @@ class _Data(NamedTuple):
 def _prepare(config: RunConfig) -> _Data:
     block_size = config.model_config.block_size
     if config.dataset.task != "text":
-        task_set = TaskDataset.from_config(config.dataset, block_size)
+        task_set = task_dataset(config.dataset, block_size)
         return _Data(task_set, task_set, task_set.task.vocab_size)
     training = config.training_config
     source = resumed_folder(training)
@@ -94,6 +112,14 @@ def _prepare(config: RunConfig) -> _Data:
         Path(training.ckpt_path) / TOKENS,
         tokenizer=saved_tokenizer(source) if source else None,
     )
+    if config.model_config.objective == "masked":
+        if not isinstance(tokenizer, MaskTokenizer):  # that of a run that goes on is one
+            tokenizer = MaskTokenizer(tokenizer)
+        train_set, eval_set = (
+            MaskedDataset(windows, mask_id=tokenizer.mask_id, fraction=training.mask_fraction)
+            for windows in (train_set, eval_set)
+        )
+        return _Data(train_set, eval_set, tokenizer.vocab_size, tokenizer)
     characters_per_token = len(corpus.validation) / eval_set.n_tokens
     return _Data(train_set, eval_set, tokenizer.vocab_size, tokenizer, characters_per_token)
 
@@ -107,3 +133,14 @@ def _vocab_size(config: RunConfig, data: _Data) -> int:
             f"to take the {owner}'s, or give at least that"
         )
     return asked or data.vocab_size
+
+
+def _n_labels(config: RunConfig) -> int | None:
+    """Of the task; None for what is learnt by predicting tokens."""
+    asked, expected = config.model_config.n_labels, len(LABELS) if config.dataset.task == "cv_extraction" else None
+    if asked not in (None, expected):
+        raise ConfigError(
+            f"model_config.n_labels = {asked}, and dataset.task = {config.dataset.task} has "
+            f"{expected or 'no'} labels; leave it empty"
+        )
+    return expected

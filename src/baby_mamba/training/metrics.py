@@ -2,7 +2,7 @@
 
 A row of training has step, tokens, seconds, train_loss (nats per token), learning_rate, gradient_norm and
 tokens_per_second; a row of evaluation has step, tokens, seconds, validation_loss and, where the number of characters is
-known, bits_per_character; for a task also accuracy and sequence_accuracy.
+known, bits_per_character; where tokens are hidden, accuracy, and for a task also sequence_accuracy.
 """
 
 from __future__ import annotations

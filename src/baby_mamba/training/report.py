@@ -161,9 +161,9 @@ def loss_in_words(evaluation: Evaluation) -> str:
 
 
 def accuracy_in_words(evaluation: Evaluation) -> str:
-    """For example "99.21 % of the tokens right, 96.09 % of the rows", of an evaluation in a task."""
-    tokens, rows = 100 * evaluation.accuracy, 100 * evaluation.sequence_accuracy
-    return f"{tokens:.2f} % of the tokens right, {rows:.2f} % of the rows"
+    """For example "99.21 % of the tokens right, 96.09 % of the rows", of an evaluation that has them."""
+    tokens, rows = evaluation.accuracy, evaluation.sequence_accuracy
+    return f"{100 * tokens:.2f} % of the tokens right" + ("" if rows is None else f", {100 * rows:.2f} % of the rows")
 
 
 def result_table(result: TrainingResult) -> Table:

@@ -41,12 +41,12 @@ _FOLDERS = ("checkpoint", "tokenizer", "tensorboard")
 _LOCK, TOKENS = ".lock", "tokens"
 _WITHOUT_A_RUN = (_LOCK, TOKENS)  # what may be there before the manifest is
 
-# Two runs are the same one if these agree: the model, the text, and which window comes at which step.
+# Two runs are the same one if these agree: the model, the text, and what comes of it at which step.
 _MAY_CHANGE = ("backend", "vocab_size")
 _MUST_AGREE = [
     *(("model_config", f.name) for f in fields(SECTIONS["model_config"]) if f.name not in _MAY_CHANGE),
     *(("dataset", f.name) for f in fields(SECTIONS["dataset"])),
-    *(("training_config", key) for key in ("train_batch_size", "seed")),
+    *(("training_config", key) for key in ("train_batch_size", "seed", "mask_fraction")),
 ]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from baby_mamba.config import GenerationConfig
 from baby_mamba.data import Tokenizer
 from baby_mamba.errors import CheckpointError
-from baby_mamba.models import LanguageModel, Transformer
+from baby_mamba.filling import fill_blanks, with_best
+from baby_mamba.models import LanguageModel, MambaForMaskedLM, Model, Transformer
 from baby_mamba.text_generation import TextSession
 
 
@@ -27,8 +28,10 @@ def stream_text(model: LanguageModel, tokenizer: Tokenizer, config: GenerationCo
     return session.stream(config.prompt, max_new_tokens=n_tokens, stop=config.stop or ())
 
 
-def sample_text(model: LanguageModel, tokenizer: Tokenizer, config: GenerationConfig) -> str:
-    """The prompt and its continuation as one string; see `stream_text`."""
+def sample_text(model: Model, tokenizer: Tokenizer, config: GenerationConfig) -> str:
+    """The prompt and its continuation as one string; see `stream_text`. A masked language model fills its blanks."""
+    if isinstance(model, MambaForMaskedLM):
+        return with_best(config.prompt, fill_blanks(model, tokenizer, config.prompt))
     return config.prompt + "".join(stream_text(model, tokenizer, config))
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from baby_mamba.config import GenerationConfig, RunConfig, TrainerConfig
 from baby_mamba.data import Dataset, Tokenizer, labelled, loader
 from baby_mamba.errors import CheckpointError, TrainingError
-from baby_mamba.models import LanguageModel
+from baby_mamba.models import Mamba, Model
 from baby_mamba.training import run_folder
+from baby_mamba.training.captured_step import CapturedStep
 from baby_mamba.training.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from baby_mamba.training.device import choose_device
 from baby_mamba.training.evaluation import Evaluation, evaluate
@@ -36,7 +37,7 @@ from baby_mamba.training.schedule import learning_rate
 
 
 class Trainer:
-    """Trains a language model, evaluates it, and keeps its run folder.
+    """Trains a model, evaluates it, and keeps its run folder.
 
     A run that is stopped, by Ctrl-C, a crash or a limit, goes on from its last checkpoint as if it had never stopped:
     weights, optimizer and order of the windows are the same to the last bit. With `max_minutes` the learning rate
@@ -59,7 +60,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: Model,
         train_set: Dataset,
         eval_set: Dataset,
         config: TrainerConfig,
@@ -93,6 +94,8 @@ class Trainer:
             self.folder and self.folder / run_folder.SAMPLES
         )
         self.optimizer = build_optimizer(self.model, config)
+        self._captured_step: CapturedStep | None = None
+        self._prepare_step()
         self.state = TrainerState()
         self._saved_step = self._sampled_step = 0
         self._evaluation: Evaluation | None = None
@@ -147,10 +150,29 @@ class Trainer:
         Raises:
             TrainingError: one of them is not finite; the step is not taken.
         """
-        self.optimizer.zero_grad()
+        labels = input_ids if labels is None else labels
+        if self._captured_step is not None:
+            loss, norm = self._captured_step(input_ids, labels, rate)
+        else:
+            self.optimizer.zero_grad()
+            # One transfer, because on a GPU each one waits for everything that came before.
+            loss, norm = self._gradients(input_ids, labels).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"step {self.state.step + 1}: the loss is {loss:g} and the norm of its gradient {norm:g}, at learning "
+                f"rate {rate:.2e}; the step was not taken. Lower training_config.learning_rate, raise warmup_steps, "
+                "set gradient_clip = 1 or precision = float32; resume = auto then goes on from the last checkpoint"
+            )
+        if self._captured_step is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        return loss, norm
+
+    def _gradients(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """Compute the gradients, clip them, and return the loss and the norm before clipping, without waiting."""
         loss = torch.zeros((), device=self.device)
         n_parts = self.config.gradient_accumulation_steps
-        labels = input_ids if labels is None else labels
         for part, part_labels in zip(input_ids.tensor_split(n_parts), labels.tensor_split(n_parts), strict=True):
             with self._autocast():
                 part_loss = self.model(part, labels=part_labels, return_logits=False).loss
@@ -158,18 +180,16 @@ class Trainer:
             part_loss.backward()
             loss += part_loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip or math.inf)
-        # One transfer, because on a GPU each one waits for everything that came before.
-        loss, norm = torch.stack([loss, norm]).tolist()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {self.state.step + 1}: the loss is {loss:g} and the norm of its gradient {norm:g}, at learning "
-                f"rate {rate:.2e}; the step was not taken. Lower training_config.learning_rate, raise warmup_steps, "
-                "set gradient_clip = 1 or precision = float32; resume = auto then goes on from the last checkpoint"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        return loss, norm
+        return torch.stack([loss, norm])
+
+    def _prepare_step(self) -> None:
+        """Have the step replayed as a CUDA graph if it may be: with the fused kernels, which never wait for the GPU.
+
+        To be called again once the optimiser's state was replaced, for a graph holds on to the one that it was made of.
+        """
+        fused = isinstance(self.model, Mamba) and self.model.config.backend in ("auto", "triton")
+        if self.config.cuda_graph and self.device.type == "cuda" and fused:
+            self._captured_step = CapturedStep(self._gradients, self.optimizer)
 
     # The loop
 
@@ -248,6 +268,7 @@ class Trainer:
         source = run_folder.resumed_folder(self.config)
         if source is not None:
             self.state = load_checkpoint(source, self.model, self.optimizer)
+            self._prepare_step()
             if source != self.folder:  # the best checkpoint of another run stays there
                 self.state = replace(
                     self.state, best_loss=None, best_step=None, evaluated_step=None, evaluations_without_improvement=0
@@ -317,10 +338,9 @@ class Trainer:
             "seconds": state.seconds,
             "validation_loss": evaluation.loss,
         }
-        if evaluation.bits_per_character is not None:
-            row["bits_per_character"] = evaluation.bits_per_character
-        if evaluation.accuracy is not None:
-            row |= {"accuracy": evaluation.accuracy, "sequence_accuracy": evaluation.sequence_accuracy}
+        for name in ("bits_per_character", "accuracy", "sequence_accuracy"):
+            if getattr(evaluation, name) is not None:
+                row[name] = getattr(evaluation, name)
         metrics.write(row)
         state.evaluated_step = state.step
         state.evaluations_without_improvement += 1
