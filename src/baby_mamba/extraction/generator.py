@@ -67,6 +67,13 @@ _GLUE = (
 _BESIDE_A_DEGREE = (
     *("{city}", "{city}, {country}", "{grade}", "Thesis: {thesis}", "{word} {thesis}", "{person}", "{prize}"),
     *("Department of {subject}", "{word} {grade}", "{word}: {subject}, {subject2}", "{n} {word} {word2}", "{duty}"),
+    *(
+        "Supervisor: {person}",
+        "{Word}: {person}",
+        "{Word} {word}: {grade}",
+        "Result: {grade}",
+        "{Word} {word} {subject}",
+    ),
 )
 _BESIDE_A_JOB = (
     "{city}",
@@ -78,9 +85,42 @@ _BESIDE_A_JOB = (
     "{n} {word}",
 )
 _EDUCATION_KEYS = {
-    "{institution}": ("University", "Institution", "School", "College", "Where", "Place of study", "{word}"),
-    "{degree}": ("Degree", "Qualification", "Title", "What", "Course of study", "{word}"),
-    "{dates}": ("Year", "Dates", "Period", "When", "Time", "Graduation", "{word}"),
+    "{institution}": (
+        "University",
+        "Institution",
+        "School",
+        "College",
+        "Where",
+        "Place of study",
+        "{word}",
+        "Given by",
+        "{Word} by",
+        "{Word} at the",
+        "{Word} {word}",
+    ),
+    "{degree}": (
+        "Degree",
+        "Qualification",
+        "Title",
+        "What",
+        "Course of study",
+        "{word}",
+        "Name of degree",
+        "{Word} of {word}",
+        "{Word} {word}",
+    ),
+    "{dates}": (
+        "Year",
+        "Dates",
+        "Period",
+        "When",
+        "Time",
+        "Graduation",
+        "{word}",
+        "{Word} in",
+        "Finished",
+        "{Word} {word}",
+    ),
 }
 _WORK_KEYS = {
     "{company}": ("Company", "Employer", "Firm", "{word}"),
@@ -191,7 +231,7 @@ def compose(random: Random, values: tuple[str, ...], beside: tuple[str, ...], ke
     parts = [values[i] for i in random.permutation(len(values))]
     if chance(random, 0.1):
         parts.pop()
-    if chance(random, 0.2):
+    if chance(random, 0.3):
         parts = [f"{pick(random, keys[part])}: {part}" for part in parts]
     for _ in range(int(random.integers(0, 4))):
         parts.insert(int(random.integers(0, len(parts) + 1)), pick(random, beside))

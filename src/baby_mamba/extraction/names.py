@@ -89,7 +89,8 @@ def house(random: Random) -> str:
     """What an institution calls itself; also in languages that nobody knows."""
     if chance(random, 0.75):
         return pick(random, HOUSES)
-    return (pick(random, ("univers", "univers", "coll", "inst", "acad", "", "")) + word(random)).capitalize()
+    beginning = pick(random, ("univers", "univers", "coll", "inst", "acad", "conserv", "poly", "", ""))
+    return (beginning + word(random)).capitalize()
 
 
 @cache
@@ -206,6 +207,7 @@ HOUSES = (
         "Université",
         "Seminary",
     ),
+    *("Conservatory", "Conservatorium", "Polytech", "Art College", "Music School", "Politecnico", "Scuola", "Kolleg"),
     *("Universidad", "Universidade", "Uniwersytet", "Universitet", "Hochschule", "Institut", "Instituto", "Akademie"),
     *("Graduate School", "Business School", "State University", "Technical University", "University Centre", "Escuela"),
 )
