@@ -40,7 +40,7 @@ class CapturedStep:
         if self._steps_before or (self._graph is not None and input_ids.shape != self._input_ids.shape):
             self._steps_before = max(0, self._steps_before - 1)
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):  # whose memory autograd then knows when it is captured
+            with torch.cuda.stream(self._stream):  # that of the capture: autograd remembers streams
                 result = self._step(input_ids, labels)
             torch.cuda.current_stream().wait_stream(self._stream)
             return result
