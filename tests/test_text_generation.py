@@ -139,6 +139,17 @@ def test_a_session_reads_nothing_twice() -> None:
     assert three == expected
 
 
+def test_a_session_asks_for_a_state_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it would be copied each time."""
+    asked = []
+    get = Step.state.fget
+    monkeypatch.setattr(Step, "state", property(lambda step: asked.append(1) or get(step)))
+    session = TextSession(build(CharTokenizer(TEXT)), CharTokenizer(TEXT), seed=1)
+    for _ in range(3):
+        list(session.stream("text", max_new_tokens=7))
+    assert len(asked) == 2  # where the second and the third part go on
+
+
 def test_a_session_goes_on_after_its_reader_has_left() -> None:
     tokenizer = CharTokenizer(TEXT)
     model = build(tokenizer)

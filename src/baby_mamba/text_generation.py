@@ -20,7 +20,7 @@ import torch
 from baby_mamba.config import Sampling
 from baby_mamba.data import Tokenizer
 from baby_mamba.errors import ConfigError
-from baby_mamba.generation import pad_left, stream
+from baby_mamba.generation import Step, pad_left, stream
 from baby_mamba.models import LanguageModel, ModelState
 
 logger = logging.getLogger("baby_mamba")
@@ -41,9 +41,6 @@ class TextSession:
 
     Raises:
         ConfigError: an option is out of range.
-
-    Attributes:
-        state: what has been read so far; None if nothing has. The last token that was drawn is not yet in it.
     """
 
     def __init__(
@@ -56,10 +53,16 @@ class TextSession:
         sampling: Sampling | None = None,
         **options: float,
     ) -> None:
-        self.model, self.tokenizer, self.state = model, tokenizer, state
+        self.model, self.tokenizer, self._first_state = model, tokenizer, state
         self.sampling = replace(sampling or Sampling(), **options)
         self._generator = _generator(model, seed)
+        self._step: Step | None = None  # the latest one; it makes a copy of its state only if asked for it
         self._unread: list[int] = []  # tokens that are in the text and not yet in the state
+
+    @property
+    def state(self) -> ModelState | None:
+        """What has been read so far; None if nothing has. The last token that was drawn is not yet in it."""
+        return self._first_state if self._step is None else self._step.state
 
     def stream(self, text: str, *, max_new_tokens: int, stop: str | Sequence[str] = ()) -> Iterator[str]:
         """Add `text`, go on from it, and yield the new text as it is drawn, in whole characters.
@@ -89,7 +92,7 @@ class TextSession:
             state=self.state,
         )
         for step in steps:
-            self.state, self._unread = step.state, step.tokens.tolist()
+            self._step, self._unread = step, step.tokens.tolist()
             piece = characters.add(self._unread[0])
             if piece:
                 yield piece
