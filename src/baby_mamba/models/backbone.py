@@ -80,6 +80,16 @@ def embedding(config: MambaConfig) -> nn.Embedding:
     return embeddings
 
 
+def vocabulary_head(config: MambaConfig, embeddings: nn.Embedding) -> nn.Linear:
+    """(..., d_model) to the scores of all tokens, (..., vocab_size), with the embedding's weights if they are tied."""
+    head = nn.Linear(config.d_model, embeddings.num_embeddings, bias=False)
+    if config.tie_embeddings:
+        head.weight = embeddings.weight
+    else:
+        nn.init.normal_(head.weight, std=config.initializer_range)
+    return head
+
+
 def check_per_token(input_ids: Tensor, **per_token: Tensor | None) -> None:
     """Refuse what is not (batch, length), in the words of the caller.
 

@@ -7,6 +7,7 @@ waste for understanding a text that is already there: to fill a blank, or to tel
 from torch import nn
 
 from baby_mamba.config import MambaConfig
+from baby_mamba.data import IGNORE_INDEX
 from baby_mamba.errors import ConfigError
 from baby_mamba.layers import MambaBlock, RMSNorm
 from baby_mamba.models.backbone import check_per_token, embedding
@@ -107,6 +108,16 @@ class MambaEncoder(nn.Module):
             x, residual = layer(x, residual, attention_mask=attention_mask)
         hidden, _ = self.norm_f(x, residual)
         return hidden
+
+
+def own_targets(input_ids: TokenIds, labels: TokenIds, attention_mask: AttentionMask | None) -> TokenIds:
+    """What the scores at each token are compared with, (batch, length): its own label, and at padding -100, none.
+
+    Raises:
+        ShapeError: labels does not fit input_ids.
+    """
+    check_per_token(input_ids, labels=labels)
+    return labels if attention_mask is None else labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
 
 
 def _norm(config: MambaConfig) -> RMSNorm:

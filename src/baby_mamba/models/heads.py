@@ -12,7 +12,7 @@ from baby_mamba.data import IGNORE_INDEX, Tokenizer
 from baby_mamba.errors import ConfigError, ShapeError
 from baby_mamba.interop import hugging_face
 from baby_mamba.layers import MambaState
-from baby_mamba.models.backbone import MambaBackbone
+from baby_mamba.models.backbone import MambaBackbone, vocabulary_head
 from baby_mamba.ops import linear_cross_entropy
 from baby_mamba.shapes import AttentionMask, Hidden, Logits, SequenceIds, TokenIds
 
@@ -51,11 +51,7 @@ class Mamba(nn.Module):
             )
         self.config = config
         self.backbone = MambaBackbone(config)
-        self.lm_head = nn.Linear(config.d_model, self.backbone.embeddings.num_embeddings, bias=False)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.backbone.embeddings.weight
-        else:
-            nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
+        self.lm_head = vocabulary_head(config, self.backbone.embeddings)
 
     def forward(
         self,

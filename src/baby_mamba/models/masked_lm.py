@@ -6,9 +6,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from baby_mamba.config import MambaConfig
-from baby_mamba.data import IGNORE_INDEX
-from baby_mamba.errors import ShapeError
-from baby_mamba.models.encoder import MambaEncoder
+from baby_mamba.models.backbone import vocabulary_head
+from baby_mamba.models.encoder import MambaEncoder, own_targets
 from baby_mamba.models.heads import next_token_loss
 from baby_mamba.shapes import AttentionMask, Logits, TokenIds
 
@@ -42,11 +41,7 @@ class MambaForMaskedLM(nn.Module):
         super().__init__()
         self.config = replace(config, objective="masked", n_labels=None)
         self.encoder = MambaEncoder(self.config)
-        self.lm_head = nn.Linear(config.d_model, self.encoder.embeddings.num_embeddings, bias=False)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.encoder.embeddings.weight
-        else:
-            nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
+        self.lm_head = vocabulary_head(config, self.encoder.embeddings)
 
     def forward(
         self,
@@ -72,14 +67,8 @@ class MambaForMaskedLM(nn.Module):
         logits = self.lm_head(hidden) if return_logits else None
         loss = None
         if labels is not None:
-            if labels.shape != input_ids.shape:
-                raise ShapeError(
-                    f"labels has shape {tuple(labels.shape)}; expected input_ids', {tuple(input_ids.shape)}: one for "
-                    "each token, -100 where nothing is scored"
-                )
-            if attention_mask is not None:
-                labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
-            loss = next_token_loss(hidden, logits, labels, self.lm_head, backend=self.config.backend)
+            targets = own_targets(input_ids, labels, attention_mask)
+            loss = next_token_loss(hidden, logits, targets, self.lm_head, backend=self.config.backend)
         return MaskedLMOutput(logits, loss)
 
     def num_parameters(self) -> int:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from baby_mamba.config import MambaConfig
 from baby_mamba.data import IGNORE_INDEX
-from baby_mamba.errors import ConfigError, ShapeError
-from baby_mamba.models.encoder import MambaEncoder
+from baby_mamba.errors import ConfigError
+from baby_mamba.models.encoder import MambaEncoder, own_targets
 from baby_mamba.shapes import AttentionMask, Logits, TokenIds
 
 
@@ -66,15 +66,9 @@ class MambaForTokenClassification(nn.Module):
         logits = self.classifier(self.encoder(input_ids, attention_mask=attention_mask))
         loss = None
         if labels is not None:
-            if labels.shape != input_ids.shape:
-                raise ShapeError(
-                    f"labels has shape {tuple(labels.shape)}; expected input_ids', {tuple(input_ids.shape)}: one label "
-                    "for each token"
-                )
-            if attention_mask is not None:
-                labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
+            targets = own_targets(input_ids, labels, attention_mask)
             wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-            loss = F.cross_entropy(wide, labels.flatten(), ignore_index=IGNORE_INDEX)
+            loss = F.cross_entropy(wide, targets.flatten(), ignore_index=IGNORE_INDEX)
         return TokenClassifierOutput(logits if return_logits else None, loss)
 
     def num_parameters(self) -> int:
