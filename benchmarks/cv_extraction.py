@@ -3,9 +3,11 @@
     python benchmarks/cv_extraction.py [--run FOLDER] [--documents 300] [--output FILE.json]
 
 Without --run it trains as the config says. The CVs to test with have layouts, places, people, subjects and companies of
-their own (baby_mamba.extraction.layouts and names). They are read as text; and again after they were set as PDFs, in
-one column, in two, as tables, and in narrow lines with divided words, and read back by the same reader as `extract`
-uses. A found span is right if its field and both its ends are; one that the page has torn apart counts as not found.
+their own (baby_mamba.extraction.layouts and names), in two collections: the errors in `held-out` ones were read while
+the generator was written, those in `blind` ones never were. They are read as text; and again after they were set as
+PDFs, in one column, in two, as tables, and in narrow lines with divided words, and read back by the same reader as
+`extract` uses. A found span is right if its field and both its ends are; one that the page has torn apart counts as not
+found.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from itertools import compress
+from itertools import chain, compress
 from operator import not_
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,9 +28,19 @@ from fpdf import FPDF
 
 from baby_mamba import load_config, load_model
 from baby_mamba.environment import describe_environment
-from baby_mamba.extraction import FIELDS, LabelledText, Span, SpanScore, draw_cv, find_spans, read_document, score_spans
+from baby_mamba.extraction import (
+    FIELDS,
+    LabelledText,
+    Span,
+    SpanScore,
+    find_spans,
+    layouts,
+    names,
+    read_document,
+    score_spans,
+)
 from baby_mamba.extraction.extract import value_of
-from baby_mamba.extraction.generator import CV, Section
+from baby_mamba.extraction.generator import CV, Section, write_cv
 from baby_mamba.extraction.names import Random, chance, pick
 from baby_mamba.extraction.spans import join
 from baby_mamba.training import train_job
@@ -197,9 +209,20 @@ def read_back(cv: CV, number: int, setting: Callable[[CV, Random], Page], folder
     return align(join(page.put, "\n"), read_document(path))
 
 
-def test_cvs(n: int, *, held_out: bool) -> list[CV]:
-    """CVs that no training has seen; of the same seeds every time."""
-    return [draw_cv(np.random.default_rng([TEST_SEED, number]), held_out=held_out) for number in range(n)]
+def test_cvs(n: int, collection: str) -> list[CV]:
+    """CVs that no training has seen, with layouts and names of a collection; of the same seeds every time."""
+    look, called = getattr(layouts, collection), getattr(names, collection)
+    return [write_cv(np.random.default_rng([TEST_SEED, number]), look, called) for number in range(n)]
+
+
+def as_pdf(cvs: Sequence[CV], folder: Path) -> dict[str, list[LabelledText]]:
+    """What is read of CVs that were set as PDFs, by setting; every CV is in one of them."""
+    return {
+        setting.__name__.replace("_", " "): [
+            read_back(cvs[number], number, setting, folder) for number in range(k, len(cvs), len(SETTINGS))
+        ]
+        for k, setting in enumerate(SETTINGS)
+    }
 
 
 Pairs = list[tuple[tuple[Span, ...], tuple[Span, ...]]]
@@ -256,19 +279,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             "characters": last["tokens"],
             "seconds": last["seconds"],
         }
-        n = arguments.documents
-        held_out = test_cvs(n, held_out=True)
+        held_out, blind = (test_cvs(arguments.documents, collection) for collection in ("HELD_OUT", "BLIND"))
         documents = {
-            "text, layouts of the training": [cv.labelled() for cv in test_cvs(n, held_out=False)],
+            "text, layouts of the training": [cv.labelled() for cv in test_cvs(arguments.documents, "TRAINING")],
             "text, held-out layouts": [cv.labelled() for cv in held_out],
+            "text, blind layouts": [cv.labelled() for cv in blind],
         }
-        for k, setting in enumerate(SETTINGS):  # every CV in one of them
-            documents[f"PDF, {setting.__name__.replace('_', ' ')}"] = [
-                read_back(held_out[number], number, setting, Path(temporary)) for number in range(k, n, len(SETTINGS))
-            ]
+        for name, parts in as_pdf(held_out, Path(temporary)).items():
+            documents[f"PDF, {name}"] = parts
         pairs = {name: found_and_expected(model, parts) for name, parts in documents.items()}
         in_pdf = [pair for name in documents if name.startswith("PDF") for pair in pairs[name]]
         pairs["PDF, held-out layouts"] = in_pdf
+        in_blind = chain.from_iterable(as_pdf(blind, Path(temporary)).values())
+        pairs["PDF, blind layouts"] = found_and_expected(model, in_blind)
         results["lost_in_pdf"] = sum(span.start < 0 for _, expected in in_pdf for span in expected)
         results["scores"] = {name: as_json(score_spans(parts)) for name, parts in pairs.items()}
     print()
@@ -276,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name}: {value}")
     t = results["training"]
     print(f"{t['parameters']:,} parameters, trained on {t['characters']:,} characters in {t['seconds']:,.0f} s")
-    print(f"values that the PDFs have torn apart: {results['lost_in_pdf']}\n\n{tables(results)}", end="")
+    print(f"values that the held-out PDFs have torn apart: {results['lost_in_pdf']}\n\n{tables(results)}", end="")
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

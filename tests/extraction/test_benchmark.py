@@ -31,7 +31,7 @@ def benchmark() -> ModuleType:
 @pytest.mark.parametrize("setting", ["one_column", "narrow", "two_columns", "table"])
 def test_values_come_back_from_a_pdf(benchmark: ModuleType, setting: str, tmp_path: Path) -> None:
     n_lost = n_spans = n_torn = 0
-    for number, cv in enumerate(benchmark.test_cvs(6, held_out=True)):
+    for number, cv in enumerate(benchmark.test_cvs(6, "HELD_OUT")):
         before = cv.labelled()
         after = benchmark.read_back(cv, number, getattr(benchmark, setting), tmp_path)
         lost = [span for span in after.spans if span.start < 0]
@@ -74,8 +74,9 @@ def test_table_and_json(benchmark: ModuleType, tmp_path: Path, capsys: pytest.Ca
     benchmark.main([*TINY, "--config", str(ROOT / "configs/cv_extraction.ini"), "--output", str(tmp_path / "r.json")])
     shown = capsys.readouterr().out
     results = json.loads((tmp_path / "r.json").read_text())
-    names = ["text, layouts of the training", "text, held-out layouts", "PDF, one column", "PDF, narrow"]
-    assert list(results["scores"]) == [*names, "PDF, two columns", "PDF, table", "PDF, held-out layouts"]
+    texts = ["text, layouts of the training", "text, held-out layouts", "text, blind layouts"]
+    pages = ["one column", "narrow", "two columns", "table", "held-out layouts", "blind layouts"]
+    assert list(results["scores"]) == [*texts, *(f"PDF, {page}" for page in pages)]
     for name, scores in results["scores"].items():
         assert set(scores) == {*FIELDS, "all"}
         assert f"| {name} | all |" in shown

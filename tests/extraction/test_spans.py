@@ -70,6 +70,14 @@ def test_encode_is_one_id_for_each_character() -> None:
     assert "".join(map(chr, encode("ăńŠ②"))) == "anS2"
 
 
+def test_a_line_break_tells_how_full_its_line_is() -> None:
+    """What counts is whether the next word would have fitted: in no line, in the longest one, or in those around."""
+    lines = ["1234567890", "12345", "1", "123", "", "1", "1234 12", "12"]
+    ids = encode("\n".join(lines))
+    assert "".join(map(chr, ids)) == "1234567890\n12345\f1\f123\f\f1\f1234 12\v12"
+    assert "".join(map(chr, encode("ab\ncd"))) == "ab\ncd"
+
+
 def certain(text: str, spans: tuple[Span, ...], *, right: float = 0.0, wrong: float = -5.0) -> np.ndarray:
     scores = np.full((len(text), len(LABELS)), wrong)
     scores[np.arange(len(text)), to_labels(LabelledText(text, spans))] = right
@@ -90,7 +98,8 @@ def test_the_characters_of_a_word_decide_together() -> None:
 def test_a_year_has_four_digits() -> None:
     for text in ("12345", "201x", "year", "99"):
         assert all(span.field != "year" for span in decode(certain(text, (Span(0, len(text), "year"),)), text))
-    assert decode(certain("1999", (Span(0, 4, "year"),)), "1999") == (Span(0, 4, "year"),)
+    for text, start in (("1999", 0), ("1998_1999", 5)):
+        assert decode(certain(text, (Span(start, start + 4, "year"),)), text) == (Span(start, start + 4, "year"),)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +109,12 @@ def test_a_year_has_four_digits() -> None:
         ("- BSc,\n", [Span(2, 5, "degree")]),
         ("BSc (", [Span(0, 3, "degree")]),
         ("B.Sc.", [Span(0, 5, "degree")]),
+        ("Matura.", [Span(0, 6, "degree")]),
+        ("Law (BA).", [Span(0, 8, "degree")]),
         ("BSc (Hons)", [Span(0, 10, "degree")]),
+        ("BSc)", [Span(0, 3, "degree")]),
+        ("BSc (Hons", [Span(0, 3, "degree"), Span(5, 9, "degree")]),
+        ("Law [BA] (Hons)", [Span(0, 15, "degree")]),
         ("--", []),
     ],
 )
@@ -113,9 +127,10 @@ def test_decode_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_decode_is_the_best_of_all(seed: int) -> None:
+@pytest.mark.parametrize("text", ["a ,b", "(a)b", "a(b)", "a[(]"])
+def test_decode_is_the_best_of_all(text: str, seed: int) -> None:
     """Against every labelling of a text of single-character words, scored one by one."""
-    text, n = "a ,b", len(LABELS)
+    n = len(LABELS)
     scores = np.random.default_rng(seed).normal(size=(len(text), n)) * 2
 
     def allowed(path: tuple[int, ...]) -> bool:
@@ -126,9 +141,13 @@ def test_decode_is_the_best_of_all(seed: int) -> None:
             goes_on = place + 1 < len(text) and LABELS[path[place + 1]] == f"I-{name[2:]}"
             if name.endswith("year") or (name.startswith("B") and not text[place].isalpha()):
                 return False
-            if name != "O" and text[place] in " ," and not goes_on:
+            if name != "O" and text[place] in " ,([" and not goes_on:
                 return False
-        return True
+        return all(brackets_fit(text[span.start : span.end]) for span in to_spans(np.array(path)))
+
+    def brackets_fit(text: str) -> bool:
+        n_open = np.cumsum([(c in "([") - (c in ")]") for c in text])
+        return n_open[-1] == 0 and n_open.min() >= 0 and n_open.max() <= 1
 
     best = max(filter(allowed, product(range(n), repeat=len(text))), key=lambda p: sum(scores[np.arange(4), list(p)]))
     assert decode(scores, text) == to_spans(np.array(best))

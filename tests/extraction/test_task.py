@@ -49,7 +49,7 @@ def test_labels_stay_with_their_characters() -> None:
 def test_a_short_cv_is_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_module, "as_read", lambda *_: LabelledText("BSc 2019", (Span(4, 8, "year"),)))
     input_ids, labels = CVExtraction(64).example(np.random.default_rng(0))
-    assert "".join(map(chr, input_ids)) == "BSc 2019" + 56 * "\n"
+    assert "".join(map(chr, input_ids)) == "BSc 2019" + 56 * "\f"
     year = LABELS.index("B-year")
     assert labels.tolist() == [0] * 4 + [year] + [year + 1] * 3 + [IGNORE_INDEX] * 56
 

@@ -1,6 +1,7 @@
 """From a CV to a table: which institutions, degrees and years its education has. To read in this order:
 
-1. `names`, `layouts`, `generator`: invented CVs with their labels, to train on and, in other layouts, to test with.
+1. `names`, `layouts`, `composition`, `generator`: invented CVs with their labels, to train on and, in other layouts, to
+   test with.
 2. `spans`: labels of characters, and how the likeliest spans are found.
 3. `task`: the CVs as rows that a trainer takes.
 4. `readers`: the text of a .pdf, .docx or .txt file.

@@ -18,6 +18,8 @@ import re
 from typing import NamedTuple
 
 from baby_mamba.extraction import layouts, names
+from baby_mamba.extraction.composition import compose_dates, compose_entry, compose_heading, compose_title, rule, sign
+from baby_mamba.extraction.layouts import Layouts
 from baby_mamba.extraction.names import Names, Random, chance, pick
 from baby_mamba.extraction.spans import FIELDS, LabelledText, Span, edit, join
 
@@ -34,11 +36,8 @@ _PRIZES = (
     *("Travel grant", "First place, {city} Hackathon", "Teaching Award"),
 )
 _THESES = (
-    *(
-        "On the Use of {skill} in {subject}",
-        "{subject} and {subject2}: a Study of {city}",
-        "A Short History of {subject}",
-    ),
+    "On the Use of {skill} in {subject}",
+    *("{subject} and {subject2}: a Study of {city}", "A Short History of {subject}"),
     *("Models of {subject} since {birth}", "Towards Better {skill}"),
 )
 _GRADES = (
@@ -46,68 +45,27 @@ _GRADES = (
     *("magna cum laude", "Grade point average: 3.6", "Merit", "Final grade 1.3", "Distinction", "GPA: 8.9 of 10"),
 )
 _LANGUAGES = ("English", "German", "French", "Spanish", "Polish", "Hindi", "Arabic", "Turkish", "Italian", "Mandarin")
-_SIGNS = ("-", "~", "*", "/", "//", "|", "=", "==", "+", ">", "<", "»", ":", "::", "--", "...", "§", "→", "_", "^", "%")
-_GLUE = (
-    "{s}",
-    "{s}",
-    "{s}",
-    ", ",
-    "\n",
-    "\n",
-    "\n",
-    "\n{b}",
-    "\n  ",
-    "\t",
-    " {d} ",
-    ": ",
-    "; ",
-    " {sign} ",
-    " {word} ",
-)
 _BESIDE_A_DEGREE = (
-    *("{city}", "{city}, {country}", "{grade}", "Thesis: {thesis}", "{word} {thesis}", "{person}", "{prize}"),
-    *("Department of {subject}", "{word} {grade}", "{word}: {subject}, {subject2}", "{n} {word} {word2}", "{duty}"),
-    *(
-        "Supervisor: {person}",
-        "{Word}: {person}",
-        "{Word} {word}: {grade}",
-        "Result: {grade}",
-        "{Word} {word} {subject}",
-    ),
+    *("{city}", "{city}", "{city}", "{city}, {country}", "{city}, {country}", "{country}", "{grade}", "{grade}"),
+    *("Thesis: {thesis}", "{word} {thesis}", "{person}", "{prize}", "Department of {subject}", "{word} {grade}"),
+    *("{word}: {subject}, {subject2}", "{n} {word} {word}", "{duty}", "Supervisor: {person}", "{Word}: {person}"),
+    *("{Word} {word}: {grade}", "Result: {grade}", "{Word} {word} {subject}", "{Word} in {subject}", "{Word}: {city}"),
+    *("{Word}: {grade}", "{Word} of {subject}", "Modules: {subject}, {subject2}, {subject3}"),
+    *("Place: {city}", "{skill}"),
 )
 _BESIDE_A_JOB = (
-    "{city}",
-    "{city}, {country}",
-    "{duty}",
-    "{duty}\n{b}{duty2}",
-    "{person}",
-    "{word} {skill}",
-    "{n} {word}",
+    *("{city}", "{city}, {country}", "{duty}", "{duty}\n{b}{duty2}", "{person}", "{word} {skill}", "{n} {word}"),
+    *("{subject}", "{Word} in {subject}", "{Word}: {city}", "{Word}: {person}"),
 )
 _EDUCATION_KEYS = {
     "{institution}": (
-        "University",
-        "Institution",
-        "School",
-        "College",
-        "Where",
-        "Place of study",
-        "{word}",
-        "Given by",
-        "{Word} by",
-        "{Word} at the",
-        "{Word} {word}",
+        *("University", "Institution", "School", "College", "Where", "Place of study", "Given by"),
+        *("Organisation", "At"),
+        *("Name of institution", "Name", "Studied at", "Academy", "Place", "Institute"),
     ),
     "{degree}": (
-        "Degree",
-        "Qualification",
-        "Title",
-        "What",
-        "Course of study",
-        "{word}",
-        "Name of degree",
-        "{Word} of {word}",
-        "{Word} {word}",
+        *("Degree", "Qualification", "Title", "What", "Course of study", "Name of degree", "Programme", "Diploma"),
+        *("Course", "Level", "Field of study", "Certificate", "Academic title"),
     ),
     "{dates}": (
         "Year",
@@ -116,21 +74,22 @@ _EDUCATION_KEYS = {
         "When",
         "Time",
         "Graduation",
-        "{word}",
-        "{Word} in",
         "Finished",
-        "{Word} {word}",
+        "Date",
+        "Years",
+        "Duration",
+        "End",
     ),
 }
 _WORK_KEYS = {
-    "{company}": ("Company", "Employer", "Firm", "{word}"),
-    "{other_institution}": ("Company", "Employer", "Institution", "{word}"),
-    "{job}": ("Position", "Job", "Title", "Role", "{word}"),
-    "{dates}": ("Year", "Dates", "Period", "When", "{word}"),
+    "{company}": ("Company", "Employer", "Firm", "Where", "Name"),
+    "{other_institution}": ("Company", "Employer", "Institution", "Where", "Organisation", "University"),
+    "{job}": ("Position", "Job", "Title", "Role", "What"),
+    "{dates}": ("Year", "Dates", "Period", "When", "Time", "Years"),
 }
 _OTHER_THINGS = ("{prize}", "{skill}", "{thesis}", "{subject}", "{skill} {word}", "{word} {subject}", "{person}")
 _OTHER_KEYS = dict.fromkeys(
-    (*_OTHER_THINGS, "{other_institution}", "{company}", "{city}", "{end}"), ("{word}", "{Word}")
+    (*_OTHER_THINGS, "{other_institution}", "{company}", "{city}", "{dates}"), ("Name", "Where", "Topic", "Institution")
 )
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -169,28 +128,49 @@ def draw_cv(random: Random, *, held_out: bool = False) -> CV:
         random: is advanced.
         held_out: whether layout and names are those to test with.
     """
-    return _Writer(random, held_out).cv()
+    return write_cv(random, *((layouts.HELD_OUT, names.HELD_OUT) if held_out else (layouts.TRAINING, names.TRAINING)))
+
+
+def write_cv(random: Random, look: Layouts, called: Names) -> CV:
+    """A CV in a layout and with names of these collections.
+
+    Args:
+        random: is advanced.
+        look: templates, such as `layouts.TRAINING`.
+        called: parts of names, such as `names.TRAINING`.
+    """
+    return _Writer(random, look, called).cv()
 
 
 def as_read(labelled: LabelledText, random: Random) -> LabelledText:
-    """The text as a reader may get it from a page: with other white space, and with lines that are broken.
+    """The text as a reader may get it: as it is, or from a page, with other white space and with lines that are broken.
 
-    Columns come with tabs, with spaces or on lines of their own; empty lines and indents get lost; long lines are
-    broken, some of them within a word.
+    From a page, columns come with tabs, with spaces or on lines of their own; empty lines and indents get lost; long
+    lines are broken, some of them within a word; stretched ones have wider spaces.
     """
+    if chance(random, 0.25):
+        return labelled
+    if chance(random, 0.7):
+        labelled = break_cells(labelled, int(random.integers(12, 40)))
     column = pick(random, ("\t", "\t", " ", "   ", "      ", "\n"))
     labelled = edit(labelled, ((m.start(), m.end(), column) for m in re.finditer("\t", labelled.text)))
     if chance(random, 0.3):
         labelled = edit(labelled, ((m.start(), m.end(), "\n") for m in re.finditer(r"\n\s+", labelled.text)))
     if chance(random, 0.15):
         labelled = edit(labelled, ((m.start(), m.end(), " ") for m in re.finditer(r" {2,}", labelled.text)))
-    if chance(random, 0.6):
-        width = int(random.integers(14, 40) if chance(random, 0.4) else random.integers(40, 100))
-        labelled = break_lines(labelled, random, width, hyphenate=pick(random, (0.0, 0.3, 1.0)))
+    if chance(random, 0.4):
+        width = int(random.integers(20, 45) if chance(random, 0.4) else random.integers(45, 100))
+        labelled = break_lines(labelled, random, width, hyphenate=pick(random, (0.0, 0.3, 1.0)), ragged=0.15)
+    if chance(random, 0.15):
+        lines = (line for line in re.finditer(".+", labelled.text) if chance(random, 0.3))
+        spaces = (line.start() + space for line in lines for space, c in enumerate(line.group()) if c == " ")
+        labelled = edit(labelled, ((space, space, " ") for space in spaces))
     return labelled
 
 
-def break_lines(labelled: LabelledText, random: Random, width: int, *, hyphenate: float = 0.0) -> LabelledText:
+def break_lines(
+    labelled: LabelledText, random: Random, width: int, *, hyphenate: float = 0.0, ragged: float = 0.0
+) -> LabelledText:
     """Break lines that are longer than `width`, as a page does, between words or within one.
 
     Args:
@@ -198,6 +178,7 @@ def break_lines(labelled: LabelledText, random: Random, width: int, *, hyphenate
         random: chooses which words are divided.
         width: characters.
         hyphenate: share of the words at a break that are divided, if they are long enough.
+        ragged: share of the width by which some lines are shorter, as letters are not equally wide.
     """
     cuts: list[tuple[int, int, str]] = []
     line_start = 0
@@ -205,8 +186,9 @@ def break_lines(labelled: LabelledText, random: Random, width: int, *, hyphenate
         before = labelled.text[line_start : word.start()]
         if "\n" in before:
             line_start += before.rindex("\n") + 1
-        room = width - (word.start() - line_start) - 1  # for a part of the word, beside a hyphen
-        if word.end() - line_start <= width or not before.strip():
+        limit = int(width * random.uniform(1 - ragged, 1))
+        room = limit - (word.start() - line_start) - 1  # for a part of the word, beside a hyphen
+        if word.end() - line_start <= limit or not before.strip():
             continue
         divisible = word.group().isalpha() and len(word.group()) >= 6 and room >= 3
         if divisible and chance(random, hyphenate):
@@ -218,43 +200,33 @@ def break_lines(labelled: LabelledText, random: Random, width: int, *, hyphenate
     return edit(labelled, cuts)
 
 
-def structure(template: str) -> tuple[str, ...]:
-    """The order of the values in a template and the line breaks and tabs between them; punctuation does not count."""
-    return tuple(re.findall(r"\{(?!s\}|b\}|d\}|sign\})\w+\}|\n|\t", template))
+def break_cells(labelled: LabelledText, width: int) -> LabelledText:
+    """Write the cells of rows one after the other, as a .pdf has them, each in as many lines as it needs.
 
-
-def compose(random: Random, values: tuple[str, ...], beside: tuple[str, ...], keys: dict[str, tuple[str, ...]]) -> str:
-    """A template of the values in any order, now and then without one, with up to three other things among them.
-
-    It never has the structure of a template to test with.
+    Args:
+        labelled: between cells are tabs.
+        width: of a cell, in characters.
     """
-    parts = [values[i] for i in random.permutation(len(values))]
-    if chance(random, 0.1):
-        parts.pop()
-    if chance(random, 0.3):
-        parts = [f"{pick(random, keys[part])}: {part}" for part in parts]
-    for _ in range(int(random.integers(0, 4))):
-        parts.insert(int(random.integers(0, len(parts) + 1)), pick(random, beside))
-    common = pick(random, _GLUE) if chance(random, 0.3) else None
-    template = pick(random, ("", "", "{b}"))
-    for number, part in enumerate(parts):
-        glue = common or pick(random, _GLUE)
-        bracketed = number and chance(random, 0.1)
-        template += f" ({part})" if bracketed else glue * bool(number) + part
-    held_out = map(structure, (*layouts.HELD_OUT.education, *layouts.HELD_OUT.experience))
-    return compose(random, values, beside, keys) if structure(template) in held_out else template
+    cuts: list[tuple[int, int, str]] = []
+    for cell in re.finditer(r"(?<=\t)[^\t\n]+|[^\t\n]+(?=\t)", labelled.text):
+        line_start, after = cell.start(), " "
+        for space in re.finditer(r"(?<=\S) (?=(\S+))", cell.group()):
+            if cell.start() + space.end(1) - line_start > width:
+                line_start, after = cell.start() + space.end(), "\n"
+                cuts.append((line_start - 1, line_start, "\n"))
+        if labelled.text[cell.end() : cell.end() + 1] == "\t":
+            cuts.append((cell.end(), cell.end() + 1, after))
+    return edit(labelled, cuts)
 
 
 class _Writer:
     """Draws the choices of one CV, and fills in its templates."""
 
-    def __init__(self, random: Random, held_out: bool) -> None:
-        self.random = random
-        self.names: Names = names.HELD_OUT if held_out else names.TRAINING
-        self.layouts = layouts.HELD_OUT if held_out else layouts.TRAINING
+    def __init__(self, random: Random, look: Layouts, called: Names) -> None:
+        self.random, self.layouts, self.names = random, look, called
         self.style = {
-            "s": pick(random, self.layouts.separators),
-            "b": pick(random, self.layouts.bullets),
+            "s": f" {sign(random)} " if self.composes() else pick(random, self.layouts.separators),
+            "b": pick(random, ("", f"{sign(random)} ")) if self.composes() else pick(random, self.layouts.bullets),
             "d": pick(random, self.layouts.dashes),
         }
         self.short_months, self.short_degrees = chance(random, 0.4), chance(random, 0.5)
@@ -264,8 +236,8 @@ class _Writer:
 
     def cv(self) -> CV:
         random, look = self.random, self.layouts
-        self.heading = self.settle(pick(random, look.headings))
-        self.rule = pick(random, "-=_*~") * int(random.integers(3, 40))
+        self.heading = self.settle(compose_heading(random) if self.composes() else pick(random, look.headings))
+        self.rule = rule(random) if self.composes() else pick(random, "-=_*~") * int(random.integers(3, 40))
         sections = [self.education(), self.experience()]
         others = [look.others[i] for i in random.permutation(len(look.others))[: random.integers(0, 5)]]
         sections += [self.other(*other) for other in others]
@@ -281,8 +253,10 @@ class _Writer:
     def education(self) -> Section:
         random, look = self.random, self.layouts
         template, dates = pick(random, look.education), pick(random, look.dates)
-        if chance(random, look.composed):
-            template = compose(random, ("{institution}", "{degree}", "{dates}"), _BESIDE_A_DEGREE, _EDUCATION_KEYS)
+        if self.composes():
+            values = ("{institution}", "{degree}", "{dates}")
+            template = compose_entry(random, values, _BESIDE_A_DEGREE, _EDUCATION_KEYS)
+            dates = compose_dates(random, "{year}")
         template, columns = self.settle(template.replace("{dates}", dates)), template
         n = int(random.integers(1, 5))
         end = self.recent - int(random.integers(0, 8))
@@ -291,7 +265,7 @@ class _Writer:
         entries = [self.fill(template, self.studies(ends[i], school=has_school and i == n - 1)) for i in range(n)]
         if chance(random, 0.2):
             entries.reverse()
-        section = self.section("education", pick(random, look.schooling), [])
+        section = self.section("education", look.schooling, [])
         if "\t" in columns and "\n" not in columns and chance(random, 0.3):
             entries = [self.row_of_titles(columns), *entries]
         return section._replace(entries=entries)
@@ -314,23 +288,30 @@ class _Writer:
     def experience(self) -> Section:
         random, look = self.random, self.layouts
         template, dates = pick(random, look.experience), pick(random, look.work_dates)
-        if chance(random, look.composed):
+        if self.composes():
             employer = pick(random, ("{company}", "{company}", "{other_institution}"))
-            template = compose(random, (employer, "{job}", "{dates}"), _BESIDE_A_JOB, _WORK_KEYS)
+            template = compose_entry(random, (employer, "{job}", "{dates}"), _BESIDE_A_JOB, _WORK_KEYS)
+            dates = compose_dates(random, "{end}")
         template = self.settle(template.replace("{dates}", dates))
-        return self.section("experience", pick(random, look.work), [template] * int(random.integers(1, 5)))
+        return self.section("experience", look.work, [template] * int(random.integers(1, 5)))
 
     def other(self, titles: tuple[str, ...], entries: tuple[str, ...]) -> Section:
         random, template = self.random, pick(self.random, entries)
-        if chance(random, self.layouts.composed / 2):
+        if self.composes():
             what, where = pick(random, _OTHER_THINGS), pick(random, ("{other_institution}", "{company}", "{city}"))
-            template = self.settle(compose(random, (what, where, "{end}"), _BESIDE_A_JOB, _OTHER_KEYS))
-        return self.section("other", pick(random, titles), [template] * int(random.integers(1, 4)))
+            template = compose_entry(random, (what, where, "{dates}"), _BESIDE_A_JOB, _OTHER_KEYS)
+            template = self.settle(template.replace("{dates}", compose_dates(random, "{end}")))
+        return self.section("other", titles, [template] * int(random.integers(1, 4)))
 
-    def section(self, kind: str, title: str, templates: list[str]) -> Section:
+    def section(self, kind: str, titles: tuple[str, ...], templates: list[str]) -> Section:
+        title = compose_title(self.random, titles) if self.composes() else pick(self.random, titles)
         title = self.settle(title)
         heading = self.fill(self.heading, {"h": title, "H": title.upper(), "rule": self.rule}).text
         return Section(kind, title, heading, [self.fill(template, {}) for template in templates])
+
+    def composes(self) -> bool:
+        """Whether the next choice is put together from parts, or one of a list."""
+        return chance(self.random, self.layouts.composed)
 
     def settle(self, template: str) -> str:
         """Put in the words and signs that are to be the same in every entry."""
@@ -363,18 +344,18 @@ class _Writer:
             digits = "".join(map(str, random.integers(0, 10, 10)))
             return pick(random, ("+{0} {1} {2}", "0{1}-{2}", "({1}) {2}")).format(digits[:2], digits[2:5], digits[5:])
         draws = {
-            "sign": lambda: pick(random, _SIGNS),
+            "sign": lambda: sign(random),
             "city": lambda: n.place(random),
             "country": lambda: pick(random, names.COUNTRIES),
             "person": lambda: n.person(random),
             "PERSON": lambda: n.person(random).upper(),
             "family": lambda: n.family(random),
             "email": lambda: (
-                f"{pick(random, n.given).lower()}.{n.family(random).lower()}@{n.place(random).lower()}.example"
+                f"{pick(random, n.given).lower()}.{n.family(random).lower()}@{n.family(random).lower()}.example"
             ),
             "company": lambda: n.company(random),
-            "job": lambda: pick(random, n.jobs),
-            "skill": lambda: pick(random, n.skills),
+            "job": lambda: n.job(random),
+            "skill": lambda: n.skill(random),
             "subject": lambda: n.subject(random),
             "other_institution": lambda: n.institution(random),
             "language": lambda: pick(random, _LANGUAGES),

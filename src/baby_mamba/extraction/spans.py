@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,12 @@ _OUTSIDE = 0
 _BEGIN = {field: 1 + 2 * number for number, field in enumerate(FIELDS)}  # the label after it is the field's I
 _BEGINS = list(_BEGIN.values())
 _GOES_ON = [label + 1 for label in _BEGINS]
-_WORD = re.compile(r"\w+|\W")
+_STATES = (*range(len(LABELS)), *_GOES_ON)  # of `decode`: the label of each; the last ones are between brackets
+_IN_BRACKETS = range(len(LABELS), len(_STATES))
+_NOT_LATIN_1 = re.compile(r"[^\x00-\xff]")
+_WORD = re.compile(r"[^\W_]+|[\W_]")
+_ABBREVIATION = 4  # the most characters of a word that has a full stop after it within a span
+_NEAR = 2  # lines before and after the two lines at a line break
 _YEAR = re.compile(r"[0-9]{4}")
 _LOOKS_LIKE = str.maketrans("–—―−‐‑→•▪●◦‣∙■“”„’‘‚…\ufffd", "-------*******\"\"\"'''.?")
 
@@ -74,9 +81,21 @@ def encode(text: str) -> Int64[np.ndarray, " length"]:
     """One token id for each character, (length,) int64: its code in Latin-1.
 
     Dashes, bullets and quotation marks of other kinds become the usual one, a letter with an accent that Latin-1 lacks
-    loses it, and what then is still unknown becomes a letter or a sign that stands for all of its kind.
+    loses it, and what then is still unknown becomes a letter or a sign that stands for all of its kind. A line break
+    has one of three ids: whether the next word would have made the line longer than every other line, only longer than
+    the lines around it, or neither. For a line that is broken in the middle of a name has no room for the next word.
     """
-    return np.fromiter((ord(c) if ord(c) < ALPHABET else _nearest(c) for c in text), np.int64, len(text))
+    in_latin_1 = _NOT_LATIN_1.sub(lambda character: chr(_nearest(character[0])), text).encode("latin-1")
+    ids = np.frombuffer(in_latin_1, np.uint8).astype(np.int64)
+    lines = text.split("\n")
+    lengths = [len(line) for line in lines]
+    longest, place = max(lengths), -1
+    for number, following in enumerate(lines[1:]):
+        place += lengths[number] + 1
+        longest_near = max(lengths[max(0, number - _NEAR) : number + _NEAR + 2])
+        with_next_word = lengths[number] + 1 + len((following.split(maxsplit=1) or [""])[0])
+        ids[place] = ord("\n" if with_next_word > longest else "\v" if with_next_word > longest_near else "\f")
+    return ids
 
 
 def _nearest(character: str) -> int:
@@ -111,8 +130,8 @@ def decode(scores: Float[np.ndarray, "length labels"], text: str) -> tuple[Span,
     """The spans of the likeliest labelling among those that the fields allow, found by Viterbi's algorithm.
 
     A span is made of whole words and signs, where a word is a run of letters and digits. It begins with a word, and it
-    ends with one, with a closing bracket or with a full stop; and a year is one word of four digits. So the characters
-    of a word decide together.
+    ends with one, with a closing bracket or with the full stop of an abbreviation. What it opens in brackets it closes,
+    and no bracket is in another one. A year is one word of four digits. So the characters of a word decide together.
 
     Args:
         scores: log-probabilities of the labels of each character, (length, len(LABELS)).
@@ -129,25 +148,44 @@ def decode(scores: Float[np.ndarray, "length labels"], text: str) -> tuple[Span,
     whole[[not _YEAR.fullmatch(word) for word in words], LABELS.index("B-year")] = -np.inf
     whole[:, LABELS.index("I-year")] = -np.inf
 
-    step = np.zeros((len(LABELS), len(LABELS)))  # from the label of a word, to that of the next one
-    step[:, _GOES_ON] = -np.inf
-    step[_BEGINS, _GOES_ON] = step[_GOES_ON, _GOES_ON] = 0
-    step_inside = step.copy()  # from a word that can be no last one of a span
-    for label in _GOES_ON:
-        step_inside[label, [to for to in range(len(LABELS)) if to != label]] = -np.inf
-    can_be_last = [word[0].isalnum() or word in ").]" for word in words]
-
-    best, came_from = whole[0] + step[_OUTSIDE], []
-    for here, before_can_be_last in zip(whole[1:], can_be_last, strict=False):
-        paths = best[:, None] + (step if before_can_be_last else step_inside)
+    whole = whole[:, _STATES]
+    can_be_last = [
+        word[0].isalnum() or word in ")]" or (word == "." and before.isalnum() and len(before) <= _ABBREVIATION)
+        for before, word in pairwise(["", *words])
+    ]
+    best, came_from = whole[0] + _steps("", can_be_last=True)[_OUTSIDE], []
+    for word, here, before_can_be_last in zip(words[1:], whole[1:], can_be_last, strict=False):
+        paths = best[:, None] + _steps(word if word in "([)]" else "", can_be_last=before_can_be_last)
         came_from.append(paths.argmax(0))
         best = paths.max(0) + here
+    best[_IN_BRACKETS] = -np.inf
     if not can_be_last[-1]:
         best[_GOES_ON] = -np.inf
     path = [int(best.argmax())]
     for back in reversed(came_from):
         path.append(int(back[path[-1]]))
-    labels = np.repeat(path[::-1], [len(word) for word in words])
+    labels = np.repeat(np.take(_STATES, path[::-1]), [len(word) for word in words])
     is_inside = np.isin(labels, _BEGINS)
     is_inside[starts] = False
     return to_spans(labels + is_inside)  # I is the label after B
+
+
+@cache
+def _steps(word: str, *, can_be_last: bool) -> Float[np.ndarray, "before here"]:
+    """0 from every state to those that a word may have after it, -inf to the others, (len(_STATES), len(_STATES)).
+
+    Args:
+        word: a bracket; any other word is "".
+        can_be_last: whether a span may end before it.
+    """
+    step = np.full((len(_STATES), len(_STATES)), -np.inf)
+    step[: len(LABELS) if can_be_last else 1, [_OUTSIDE, *_BEGINS]] = 0
+    for begin, inside, in_brackets in zip(_BEGINS, _GOES_ON, _IN_BRACKETS, strict=True):
+        closed = [begin, inside]
+        if word and word in "([":
+            step[closed, in_brackets] = 0
+        elif word:
+            step[in_brackets, inside] = 0
+        else:
+            step[closed, inside] = step[in_brackets, in_brackets] = 0
+    return step

@@ -51,5 +51,5 @@ class CVExtraction(Task):
         here = slice(first, first + self.length)
         ids, labels = encode(labelled.text)[here], to_labels(labelled)[here]
         n_left = self.length - len(ids)
-        ids = np.pad(ids, (0, n_left), constant_values=ord("\n"))
+        ids = np.pad(ids, (0, n_left), constant_values=ord("\f"))
         return ids, np.pad(labels, (0, n_left), constant_values=IGNORE_INDEX)
