@@ -173,8 +173,8 @@ class DatasetConfig(_Section):
 
     dataset_path: str = _key(
         "python-manual",
-        "python-manual (comes with Python), tinyshakespeare (fetched once), or the path of a .txt file, "
-        "a folder of .txt files or a .jsonl file",
+        "python-manual or python-library (come with Python), tinyshakespeare (fetched once), or the path of a .txt "
+        "file, a folder of .txt files or a .jsonl file",
     )
     text_field: str = _key("text", "the field of each .jsonl line that holds the text")
     validation_fraction: float = _key(0.1, "share of the text, at its end, that is held out", above=0, below=1)

@@ -1,8 +1,11 @@
+import argparse
+import bisect
 import hashlib
 import io
 import json
 import os
 import sys
+import tokenize
 import urllib.request
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -74,6 +77,24 @@ def test_python_without_its_manual(monkeypatch):
         load("python-manual")
 
 
+def test_python_library_is_the_modules_in_mixed_order():
+    corpus = load("python-library")
+    text = whole(corpus)
+    assert text.isascii()
+    assert len(text) > 5_000_000
+    for module in (argparse, json, bisect):
+        assert Path(module.__file__).read_text().replace("\r\n", "\n") in text
+    assert text == whole(load("python-library"))
+    places = [text.index(Path(module.__file__).read_text()) for module in (argparse, bisect, json, tokenize)]
+    assert places != sorted(places)
+
+
+def test_python_without_its_library(monkeypatch, tmp_path):
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(DataError, match=r"python-library.*no source code in .*dataset_path=FILE"):
+        load("python-library")
+
+
 def test_line_endings_and_byte_order_mark(tmp_path):
     path = tmp_path / "windows.TXT"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\nfour \xc3\xa9\r\n")
@@ -111,7 +132,7 @@ def test_jsonl_field(tmp_path):
 
 @pytest.mark.parametrize("path", ["nowhere.txt", "tiny-shakespeare", "nowhere/", "a\0b"])
 def test_missing_path(path):
-    with pytest.raises(DataError, match=r"does not exist .*expected python-manual, tinyshakespeare, or the path"):
+    with pytest.raises(DataError, match=r"does not exist .*expected python-manual, python-library, tinysh"):
         load(path)
 
 

@@ -41,7 +41,12 @@ def untrained(job: RunConfig, vocab_size: int) -> Trainer:
         model.config = replace(model.config, block_size=max(longest, model.config.block_size))
     tokens = TokenDataset.from_array(np.zeros(4, dtype=np.uint16), block_size=2)  # to be complete; never read
     training = replace(
-        job.training_config, ckpt_path="", train_batch_size=1, gradient_accumulation_steps=1, tensorboard=False
+        job.training_config,
+        ckpt_path="",
+        train_batch_size=1,
+        gradient_accumulation_steps=1,
+        cuda_graph=False,  # a graph allocates when it is captured, and not in the step whose memory is measured
+        tensorboard=False,
     )
     return Trainer(model, tokens, tokens, training, reporter=Reporter())
 

@@ -12,10 +12,12 @@ import http.client
 import json
 import logging
 import os
+import sysconfig
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 
 from baby_mamba.config import DatasetConfig
@@ -27,7 +29,8 @@ TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/maste
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 _EXPECTED = (
-    "expected python-manual, tinyshakespeare, or the path of a .txt file, a folder of .txt files or a .jsonl file"
+    "expected python-manual, python-library, tinyshakespeare, or the path of a .txt file, a folder of .txt files or a "
+    ".jsonl file"
 )
 
 
@@ -59,6 +62,8 @@ def load_corpus(config: DatasetConfig) -> Corpus:
     name = config.dataset_path
     if name == "python-manual":
         documents = _python_manual()
+    elif name == "python-library":
+        documents = _python_library()
     elif name == "tinyshakespeare":
         documents = [_tinyshakespeare()]
     else:
@@ -173,6 +178,28 @@ def _python_manual() -> list[str]:
     # Many topics are also sections of others. Each paragraph counts once, or the held-out end would hold passages that
     # were trained on. Tables are left out: a model of characters that has begun one draws lines and blanks for long.
     return ["\n\n".join(dict.fromkeys(p for p in paragraphs if "--+" not in p))]
+
+
+def _python_library() -> list[str]:
+    """The modules of the standard library, some 10 MB of source code, which differ a little by version.
+
+    Tests are left out, and files that are not plain ASCII: with those a vocabulary of characters would be mostly of
+    letters that occur once.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    documents = []
+    for path in sorted(folder.rglob("*.py"), key=Path.as_posix):
+        if not {"site-packages", "dist-packages", "test", "tests"}.intersection(path.relative_to(folder).parts):
+            data = path.read_bytes()
+            if data.isascii():
+                documents.append(data.decode("ascii"))
+    if not documents:
+        raise DataError(
+            f"python-library: this Python keeps no source code in {folder}; use dataset.dataset_path=FILE or FOLDER"
+        )
+    # By name the held-out end would be of a few modules, all beginning with the same letters.
+    np.random.default_rng(0).shuffle(documents)
+    return documents
 
 
 def _tinyshakespeare() -> str:
