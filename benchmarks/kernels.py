@@ -2,9 +2,11 @@
 
     python benchmarks/kernels.py [--op NAME ...] [--output FOLDER]
 
-Each operation is checked against the float64 reference at a small shape first. Prints a table; with --output also
-writes kernels.json and kernels.png. A roof is what the GPU's memory (each tensor read or written once) or its
-special-function units (one exponential a state, step and channel) allow; the rates are measured or read off the device.
+Each operation is checked against the float64 reference at a small shape first. Times are those of the GPU alone: calls
+are captured as a CUDA graph, as in a training step, and replayed. The forward pass is that of training, which keeps
+what the backward pass needs; the backward pass is all that autograd calls. Prints a table; with --output also writes
+kernels.json and kernels.png. A roof is what the GPU's memory (each tensor read or written once) or its special-function
+units (one exponential a state, step and channel) allow; the rates are measured or read off the device.
 Last comes the time per token of a sequence of 1,048,576 tokens against that of one of 32,768.
 """
 
@@ -14,6 +16,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +33,7 @@ D_STATE = 16
 WIDTH = 4
 EXPONENTIALS_PER_CLOCK = 16  # of a multiprocessor's special-function units, compute capability 7.0 to 9.0
 LIMIT = 4e-3
+CALLS, REPLAYS = 10, 8  # calls in a CUDA graph, and how often it is replayed; the first time does not count
 PASSES = ("forward", "backward")
 # Okabe and Ito's, which everyone can tell apart.
 COLOURS = {"baby_mamba": "#0072B2", "mamba_ssm": "#E69F00", "causal_conv1d": "#CC79A7", "torch": "#009E73"}
@@ -196,15 +200,36 @@ def check(name: str, operation: Operation) -> None:
             raise SystemExit(f"{name}: relative error {error:.1e} in result {i}, expected at most {LIMIT}")
 
 
+def graph_milliseconds(call: Callable[[], object], stream: torch.cuda.Stream) -> float:
+    """Median time of a call, replayed as a CUDA graph of several so that the host's share is none."""
+    call()  # compile outside of the graph
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(CALLS):
+            call()
+    times = []
+    for _ in range(REPLAYS):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / CALLS)
+    return median(times[1:])
+
+
 def milliseconds(run: Run, arguments: Arguments) -> tuple[float, float]:
-    """Medians of the forward pass (without autograd's bookkeeping) and of the backward pass."""
-    with torch.no_grad():
-        forward = do_bench(lambda: run(arguments), return_mode="median")
-    outputs, leaves = run(arguments), list(arguments.values())
-    cotangents = [torch.randn_like(t) for t in outputs]
-    backward = do_bench(
-        lambda: torch.autograd.grad(outputs, leaves, cotangents, retain_graph=True), return_mode="median"
-    )
+    """Of the forward pass and of the backward pass."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # autograd runs the backward pass where the forward pass ran
+        forward = graph_milliseconds(lambda: run(arguments), stream)
+        outputs, leaves = run(arguments), list(arguments.values())
+        cotangents = [torch.randn_like(t) for t in outputs]
+        backward = graph_milliseconds(
+            lambda: torch.autograd.grad(outputs, leaves, cotangents, retain_graph=True), stream
+        )
+    torch.cuda.current_stream().wait_stream(stream)
     return forward, backward
 
 

@@ -52,8 +52,15 @@ def draw_memory() -> Figure:
     for x, text in ((0.35, "Memory"), (3.45, "Size"), (5.35, "Rate"), (7.15, "What of the scan lies there")):
         title(ax, x, 4.85, text)
     levels = (
-        ("registers", 1.3, GREEN, "132 × 256 KB", "400 TB/s", "the state $h$ and $A$:\n16 numbers each to a lane"),
-        ("L1 and\nshared memory", 1.75, SKY, "132 × 256 KB", "33 TB/s", "rows of $B$ and $C$\nthat two warps read"),
+        ("registers", 1.3, GREEN, "132 × 256 KB", "400 TB/s", "the state $h$ and $A$:\n16 numbers each to a channel"),
+        (
+            "L1 and\nshared memory",
+            1.75,
+            SKY,
+            "132 × 256 KB",
+            "33 TB/s",
+            "rows of $B$ and $C$; backward:\nall that the next tile needs",
+        ),
         ("L2", 2.2, BLUE, "50 MB", "not published", "backward: the states\nbefore each tile of a chunk"),
         (
             "HBM",
@@ -120,7 +127,7 @@ def draw_lanes() -> Figure:
     note(ax, x + size / 2 + 0.12, bottom - 0.22, "a load, scattered in this layout", colour=VERMILLION)
 
     note(ax, 0.35, 0.5,
-         "32 lanes in truth, 8 here.\n"
+         "32 lanes in truth, 8 here; forward, a lane has two channels.\n"
          "Shuffles for a state and 32 steps: none.\n"
          "$B_t$ and $C_t$: the same for all lanes.", size=10.5, colour=BLACK)  # fmt: skip
     note(ax, 5.75, 0.5,

@@ -88,9 +88,14 @@ def check(arguments: dict[str, Tensor], softplus: bool = True, ids: Tensor | Non
 
 @pytest.fixture
 def many_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_scan, "MIN_SEGMENT", triton_scan.CHUNK)
-    monkeypatch.setattr(triton_scan, "PROGRAMS", 10**6)
-    monkeypatch.setattr(triton_scan, "MAX_PARTS", 2)
+    """Segments of two chunks, each in two parts."""
+    monkeypatch.setattr(triton_scan, "choose_segments", lambda chunks, *_: (2, -(-chunks // 2), 2))
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of one chunk, each in four parts, which then begin within a chunk."""
+    monkeypatch.setattr(triton_scan, "choose_segments", lambda chunks, *_: (1, chunks, 4))
 
 
 @pytest.mark.parametrize(("batch", "length", "channels", "d_state"), [(2, 1, 3, 1), (1, 5, 3, 5), (1, 33, 66, 16)])
@@ -100,7 +105,12 @@ def test_odd_shapes(batch: int, length: int, channels: int, d_state: int) -> Non
 
 @pytest.mark.usefixtures("many_segments")
 def test_segments() -> None:
-    check(random_arguments(1, 150, 2, 3))  # segments of four, four and two tenths of it; the last has a single part
+    check(random_arguments(1, 150, 2, 3))  # the last segment has a single part
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_parts_within_a_chunk() -> None:
+    check(random_arguments(1, 90, 2, 3))
 
 
 @pytest.mark.usefixtures("many_segments")
@@ -121,7 +131,7 @@ def test_options_left_out() -> None:
 
 
 def test_whole_tiles_and_blocks() -> None:
-    check(random_arguments(1, triton_scan.CHUNK, triton_scan.BLOCK, 4))
+    check(random_arguments(1, triton_scan.CHUNK, triton_scan.FORWARD.block, 4))
 
 
 @pytest.mark.parametrize(("dtype", "d_state"), [(torch.float16, 4), (torch.bfloat16, 4), (torch.bfloat16, 1)])
@@ -165,20 +175,3 @@ def test_fake_kernels_agree_with_the_real_ones() -> None:
     given = [arguments[name].requires_grad_() for name in NAMES[:-1]]
     inputs = (*given, True, arguments["initial_state"], None, True)
     torch.library.opcheck(triton_scan._forward, inputs, test_utils=("test_schema", "test_faketensor"))
-
-
-@pytest.mark.parametrize(
-    ("chunks", "programs", "segments"),
-    [
-        (64, 4096, 1),  # four waves without a cut
-        (64, 512, 2),  # two halves fill the GPU
-        (64, 384, 8),  # two would leave a quarter of it idle; eight make three whole waves
-        (1024, 48, 22),
-        (1, 1, 1),
-    ],
-)
-def test_segments_fill_the_gpu(chunks: int, programs: int, segments: int) -> None:
-    length, count, parts = triton_scan.choose_segments(chunks, programs, 0.3, 1056, 8)
-    assert count == segments
-    assert length * count >= chunks * triton_scan.CHUNK > length * (count - 1)
-    assert length % (parts * triton_scan.CHUNK) == 0

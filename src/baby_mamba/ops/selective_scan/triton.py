@@ -5,7 +5,6 @@ every `CHUNK` steps; the backward pass recomputes the rest. All sums have a fixe
 The kernels, and how they work, are in `triton_forward` and `triton_backward`.
 """
 
-import functools
 import math
 
 import torch
@@ -13,24 +12,21 @@ from torch import Tensor
 
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.selective_scan.reference import computing_dtype
+from baby_mamba.ops.selective_scan.segments import CARRIED_AT_ONCE, Pass, choose_segments
 from baby_mamba.ops.selective_scan.triton_backward import part_adjoints, scan_backward
 from baby_mamba.ops.selective_scan.triton_forward import carry_states, part_states, scan_forward
-from baby_mamba.ops.triton_support import launch
+from baby_mamba.ops.triton_support import is_compiled, launch
 
-BLOCK = 64  # channels of a program in the forward pass: one a lane, two warps
-BACKWARD_BLOCK = 32  # channels of a program in the backward pass: one a lane, one warp
 CHUNK = 32  # steps from one stored state to the next
-TILE = 8  # steps whose rows the forward pass loads at once
-BACKWARD_TILE = 4  # the same in the backward pass; times 4 states they are the 16 rows of one tensor-core product
+TILE = 4  # steps at once; in the backward pass they times 4 states are the 16 rows of one tensor-core product
+FORWARD_TILE = 8  # the same in the main forward pass
 MAX_STATES = 16  # states of a channel that one launch holds in registers
-PROGRAMS = 1056  # that an H100 runs at once: eight for each of 132 multiprocessors
+FORWARD, PART_STATES = Pass(64, 2, 14.6, 0.8), Pass(64, 4, 21.0, 0.55)
+BACKWARD, PART_ADJOINTS = Pass(32, 2, 34.0, 0.75), Pass(64, 3, 17.5, 0.6)
 MIN_SEGMENT = 256  # steps: shorter segments cost more in folding than they win
-MAX_PARTS = 8  # of a segment, in the first pass over segments
-FORWARD_FIRST_PASS, BACKWARD_FIRST_PASS = 0.8, 0.3  # time of a step of that pass, relative to the main one
 CARRY_BLOCK = 128  # numbers of a program that carries states from part to part
 # Triton's own pipelining (num_stages > 1) copies through shared memory what the kernels already load ahead.
-FORWARD_OPTIONS = {"num_warps": 2, "num_stages": 1, "maxnreg": 128}  # 128 registers: 16 warps to a multiprocessor
-BACKWARD_OPTIONS = {"num_warps": 1, "num_stages": 1}
+OPTIONS = {"num_warps": 1, "num_stages": 1}
 
 
 def selective_scan(
@@ -118,7 +114,7 @@ def _run_forward(
     """
     batch, length, channels = u.shape
     d_state = A.shape[1]
-    plan = Plan(u, A, B, C, BLOCK)
+    plan = Plan(u, A, B, C)
     y = u.new_empty(batch, length, channels)
     saved = torch.empty(plan.saved_shape(keep), dtype=torch.float32, device=u.device)
     if length == 0 or u.numel() == 0:
@@ -129,26 +125,27 @@ def _run_forward(
     initial = plan.states(initial_state)
     final = torch.empty(batch, plan.d_state, channels, dtype=torch.float32, device=u.device)
     starts = plan.padded(starts)
-    segment_length, segments, parts_of_segment = plan.segments(FORWARD_FIRST_PASS)
+    segment_length, segments, parts_of_segment = plan.segments(FORWARD, PART_STATES)
     if segments > 1:
         parts = (segments - 1) * parts_of_segment  # nobody asks for the state after the last segment
         decay, local = final.new_empty(2, parts, *final.shape)
         launch(
-            part_states, (plan.programs, parts),
+            part_states, (plan.programs(PART_STATES), parts),
             u, delta, A_t, B_t, delta_bias, starts, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, segment_length // parts_of_segment,
             u.stride(0), u.stride(1), delta.stride(0), delta.stride(1),
-            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=BLOCK, TILE=TILE,
-            SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full, **FORWARD_OPTIONS,
+            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_STATES.block, TILE=TILE,
+            SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full(PART_STATES), **OPTIONS,
         )  # fmt: skip
         initial = plan.carried(decay, local, initial, segments, parts_of_segment, back=False)
     launch(
-        scan_forward, (plan.programs, segments),
+        scan_forward, (plan.programs(FORWARD), segments),
         u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, y, final, saved if keep else None,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z),
-        D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=BLOCK, TILE=TILE, CHUNK=CHUNK,
-        SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, C_CONSTANT=C.ndim == 2, FULL=plan.full, **FORWARD_OPTIONS,
+        D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=FORWARD.block, TILE=FORWARD_TILE, CHUNK=CHUNK,
+        SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, C_CONSTANT=C.ndim == 2, FULL=plan.full(FORWARD),
+        NEAR=is_compiled(scan_forward), **OPTIONS,
     )  # fmt: skip
     return y, final[:, :d_state].transpose(1, 2).contiguous(), saved
 
@@ -158,7 +155,7 @@ _forward = torch.library.custom_op("baby_mamba::selective_scan_triton", _run_for
 
 @_forward.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, starts, keep):
-    plan = Plan(u, A, B, C, BLOCK)
+    plan = Plan(u, A, B, C)
     return (
         u.new_empty(u.shape),
         u.new_empty(u.shape[0], u.shape[2], A.shape[1], dtype=torch.float32),
@@ -185,7 +182,7 @@ def _backward(
     """Gradients of u, delta, A, B, C, D, z, delta_bias, initial_state, all of them; float32 but for u, delta, z."""
     batch, length, channels = u.shape
     d_state = A.shape[1]
-    plan = Plan(u, A, B, C, BACKWARD_BLOCK)
+    plan = Plan(u, A, B, C)
     du, ddelta = u.new_empty(u.shape), delta.new_empty(u.shape)
     dz = z.new_empty(u.shape) if z is not None else u.new_empty(0)
     f32 = {"dtype": torch.float32, "device": u.device}
@@ -198,7 +195,7 @@ def _backward(
     A_t, B_t, C_t = plan.transposed(A), plan.in_time(B), plan.in_time(C)
     dfinal = plan.states(dfinal)
     starts = plan.padded(starts)
-    segment_length, segments, parts_of_segment = plan.segments(BACKWARD_FIRST_PASS)
+    segment_length, segments, parts_of_segment = plan.segments(BACKWARD, PART_ADJOINTS)
     if segments > 1:
         part_length = segment_length // parts_of_segment
         parts = (
@@ -206,33 +203,33 @@ def _backward(
         )  # nobody asks for what leaves the first segment
         decay, local = torch.empty(2, parts, batch, plan.d_state, channels, **f32)
         launch(
-            part_adjoints, (plan.programs, parts),
+            part_adjoints, (plan.programs(PART_ADJOINTS), parts),
             delta, A_t, C_t, z, delta_bias, starts, dout, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, parts_of_segment, part_length,
             delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
-            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=BACKWARD_BLOCK, TILE=TILE,
-            SOFTPLUS=delta_softplus, C_CONSTANT=C_constant, FULL=plan.full, **BACKWARD_OPTIONS,
+            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_ADJOINTS.block, TILE=TILE,
+            SOFTPLUS=delta_softplus, C_CONSTANT=C_constant, FULL=plan.full(PART_ADJOINTS), **OPTIONS,
         )  # fmt: skip
         dfinal = plan.carried(decay, local, dfinal, segments, parts_of_segment, back=True)
     per_segment = (segments, batch, plan.d_state, channels)
-    per_block = (plan.groups, plan.blocks, batch, plan.padded_length, plan.d_state)
+    per_block = (plan.groups, plan.blocks(BACKWARD), batch, plan.padded_length, plan.d_state)
     dA = torch.empty(per_segment, **f32)
     dB = torch.empty(per_segment if B_constant else per_block, **f32)
     dC = torch.empty(per_segment if C_constant else per_block, **f32)
     dD = torch.empty(segments, batch, channels, **f32)
     dbias = torch.empty(segments, batch, channels, **f32)
     dinitial = torch.empty(batch, plan.d_state, channels, **f32)
-    scratch = torch.empty(plan.programs * segments, CHUNK // BACKWARD_TILE, plan.d_state, BACKWARD_BLOCK, **f32)
+    scratch = torch.empty(plan.programs(BACKWARD) * segments, CHUNK // TILE, plan.d_state, BACKWARD.block, **f32)
     exact = max(torch.finfo(t.dtype).eps for t in (B, C)) < torch.finfo(torch.bfloat16).eps
     launch(
-        scan_backward, (plan.programs, segments),
+        scan_backward, (plan.programs(BACKWARD), segments),
         u, delta, A_t, B_t, C_t, D, z, delta_bias, starts, saved, dout, dfinal, scratch,
         du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
-        D_STATE=plan.d_state, STATES=plan.states_at_once(4), BLOCK=BACKWARD_BLOCK, TILE=BACKWARD_TILE, CHUNK=CHUNK,
-        SOFTPLUS=delta_softplus, B_CONSTANT=B_constant, C_CONSTANT=C_constant, FULL=plan.full,
-        PRECISION="tf32x3" if exact else "tf32", **BACKWARD_OPTIONS,
+        D_STATE=plan.d_state, STATES=plan.states_at_once(4), BLOCK=BACKWARD.block, TILE=TILE, CHUNK=CHUNK,
+        SOFTPLUS=delta_softplus, B_CONSTANT=B_constant, C_CONSTANT=C_constant, FULL=plan.full(BACKWARD),
+        PRECISION="tf32x3" if exact else "tf32", NEAR=plan.full(BACKWARD) and is_compiled(scan_backward), **OPTIONS,
     )  # fmt: skip
     return (
         du,
@@ -293,52 +290,28 @@ def _gradients(ctx, dout, dfinal, _):
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-@functools.cache
-def choose_segments(
-    chunks: int, programs: int, first_pass: float, capacity: int, shortest: int
-) -> tuple[int, int, int]:
-    """(steps of a segment, segments, parts of a segment) for which an estimate of the time is least.
-
-    The GPU runs `capacity` programs at once, wave after wave, each as long as a segment and half a chunk to begin with.
-    A last wave that fills less than half of it takes three quarters of a whole one: its programs do not wait for each
-    other. The first pass, over all segments but one, costs `first_pass` of that (measured, docs/kernel_log.md).
-
-    Args:
-        chunks: length in chunks of `CHUNK` steps.
-        programs: that each segment needs.
-        first_pass: time of a step of the first pass, relative to the main one.
-        capacity: programs that run at once.
-        shortest: chunks that a segment has at least.
-    """
-
-    def estimate(length: int) -> float:
-        segments = -(-chunks // length)
-        waves, rest = divmod(programs * segments, capacity)
-        waves += 1 if 2 * rest > capacity else 0.75 if rest else 0
-        return (length + 0.5) * waves + length * first_pass * (segments - 1) * programs / capacity
-
-    counts = range(1, max(chunks // shortest, 1) + 1)
-    lengths = (-(-chunks // count) for count in counts)  # of a segment, in chunks
-    length = min((length if length < 16 else -(-length // 4) * 4 for length in lengths), key=estimate)  # has parts
-    segments = -(-chunks // length)
-    enough = min(8 * capacity // (programs * max(segments - 1, 1)), MAX_PARTS)
-    parts = max(parts for parts in range(1, max(enough, 1) + 1) if length % parts == 0)
-    return length * CHUNK, segments, parts
-
-
 class Plan:
     """Shapes and layouts that the kernels want for the tensors of one call."""
 
-    def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor, block: int) -> None:
+    def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
         self.batch, self.length, self.channels = u.shape
         grouped = [M.shape[2] for M in (B, C) if M.ndim == 4]
         self.groups = math.lcm(*grouped)
         self.d_state = max(4, 1 << (A.shape[1] - 1).bit_length())
-        self.blocks = -(-self.channels // (self.groups * block))  # of channels in a group
-        self.programs = self.batch * self.groups * self.blocks
         self.chunks = -(-self.length // CHUNK)
         self.padded_length = self.chunks * CHUNK
-        self.full = self.length == self.padded_length and self.channels // self.groups % block == 0
+
+    def blocks(self, of: Pass) -> int:
+        """Programs that the channels of a group need."""
+        return -(-self.channels // (self.groups * of.block))
+
+    def programs(self, of: Pass) -> int:
+        """Programs that a segment needs."""
+        return self.batch * self.groups * self.blocks(of)
+
+    def full(self, of: Pass) -> bool:
+        """Whether every program has all its lanes and steps."""
+        return self.length == self.padded_length and self.channels // self.groups % of.block == 0
 
     def saved_shape(self, keep: bool) -> tuple[int, ...]:
         """Shape of the states that the forward pass keeps for the backward pass."""
@@ -348,10 +321,13 @@ class Plan:
         """States that a kernel handles as one tensor."""
         return min(self.d_state, most)
 
-    def segments(self, first_pass: float) -> tuple[int, int, int]:
+    def segments(self, main: Pass, first: Pass) -> tuple[int, int, int]:
         """(steps of a segment, segments, parts of a segment) that keep the GPU busy; see `choose_segments`."""
-        shortest = -(-MIN_SEGMENT // CHUNK)
-        return choose_segments(self.chunks, self.programs, first_pass, PROGRAMS, shortest)
+        length, segments, parts = choose_segments(
+            self.chunks, self.programs(main), self.programs(first), self.batch * self.d_state * self.channels,
+            main, first, -(-MIN_SEGMENT // CHUNK), CHUNK // TILE,
+        )  # fmt: skip
+        return length * CHUNK, segments, parts
 
     def carried(
         self, decay: Tensor, local: Tensor, first: Tensor | None, segments: int, parts_of_segment: int, back: bool
@@ -361,7 +337,8 @@ class Plan:
         size = decay[0].numel()
         launch(
             carry_states, (-(-size // CARRY_BLOCK), 1),
-            decay, local, first, carried, len(decay), parts_of_segment, size, BACK=back, BLOCK=CARRY_BLOCK,
+            decay, local, first, carried, len(decay), parts_of_segment, size,
+            BACK=back, BLOCK=CARRY_BLOCK, AT_ONCE=CARRIED_AT_ONCE,
         )  # fmt: skip
         return carried
 

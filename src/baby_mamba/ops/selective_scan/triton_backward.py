@@ -27,10 +27,11 @@ import triton.language as tl
 
 from baby_mamba.ops.selective_scan.triton_forward import (
     LOG2E,
-    UNDERFLOW,
+    bring_inputs_near,
+    bring_rows_near,
     input_pointer,
     input_row,
-    input_rows,
+    input_rows_pointer,
     load_rows,
     load_states,
     locate,
@@ -87,7 +88,7 @@ def part_adjoints(
 ):  # fmt: skip
     """The mirror of `part_states`: q at the start of each part if the one at its end were 0, and its factor.
 
-    local = sum_t exp(A (delta_begin + ... + delta_t)) C_t dy_t, walking on until the factor has underflowed.
+    local = sum_t exp(A (delta_begin + ... + delta_t)) C_t dy_t.
     """
     COUNT: tl.constexpr = D_STATE // STATES
     batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
@@ -97,9 +98,6 @@ def part_adjoints(
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
-    slowest = tl.max(A[0], 1)
-    for j in tl.static_range(1, COUNT):
-        slowest = tl.maximum(slowest, tl.max(A[j], 1))
     C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
     delta_ptr += batch * delta_batch + channel
     dout_ptr += batch * dout_batch + channel
@@ -141,8 +139,6 @@ def part_adjoints(
         zs = zs_ahead
         t += TILE
         going = (t < end) & (alive != 0)
-        if SOFTPLUS:
-            going = going & (tl.max(tl.where(inside, passed * slowest, float("-inf")), 0) > UNDERFLOW)
     decay = ()
     for j in tl.static_range(COUNT):
         decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
@@ -165,7 +161,7 @@ def scan_backward(
     z_batch, z_row: tl.constexpr, dout_batch, dout_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """All gradients. Those of A, D, bias (and a constant B or C) are this program's share, (segment, batch, ...); those
     of B and C are its channels' share, (block of channels, batch, padded length, d_state).
@@ -184,6 +180,8 @@ def scan_backward(
     bias = per_channel(bias_ptr, channel, inside)
     D = per_channel(D_ptr, channel, inside)
     A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
+    B_rows_ptr = input_rows_pointer(B_ptr, batch, group, groups, padded_length, D_STATE)
+    C_rows_ptr = input_rows_pointer(C_ptr, batch, group, groups, padded_length, D_STATE)
     B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
     C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
     u_ptr += batch * u_batch + channel
@@ -214,29 +212,27 @@ def scan_backward(
 
     for chunk in range((end - begin) // CHUNK):
         first = end - (chunk + 1) * CHUNK
+        last = first + CHUNK - TILE
         chunk_dD = tl.zeros((BLOCK,), tl.float32)
         chunk_dbias = tl.zeros((BLOCK,), tl.float32)
         # forward through the chunk but for its last tile, which is only done below
         h = load_states(saved_ptr + first // CHUNK * D_STATE * channels, channels, mask, COUNT, STATES)
+        if NEAR:
+            bring_rows_near(dout_ptr + last * dout_row, dout_row, BLOCK, TILE)
+            if z_ptr is not None:
+                bring_rows_near(z_ptr + last * z_row, z_row, BLOCK, TILE)
+            if not C_CONSTANT:
+                bring_inputs_near(C_rows_ptr, last, D_STATE, TILE)
         us = load_rows(u_ptr + first * u_row, u_row, length - first, inside, TILE, FULL)
         raws = load_rows(delta_ptr + first * delta_row, delta_row, length - first, inside, TILE, FULL)
-        Bs = ()
-        for i in tl.static_range(TILE):
-            Bs += (input_rows(B_ptr, first, i, channels, D_STATE, STATES, B_CONSTANT),)
-        last = first + CHUNK - TILE
-        douts = load_rows(dout_ptr + last * dout_row, dout_row, length - last, inside, TILE, FULL)
-        zs = douts
-        if z_ptr is not None:
-            zs = load_rows(z_ptr + last * z_row, z_row, length - last, inside, TILE, FULL)
         for tile in range(1, CHUNK // TILE):
             t = first + (tile - 1) * TILE
-            ahead = t + TILE  # loads run a tile ahead of their use
-            us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
-            raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
-            Bs_ahead = ()
-            for i in tl.static_range(TILE):
-                Bs_ahead += (input_rows(B_ptr, ahead, i, channels, D_STATE, STATES, B_CONSTANT),)
-            # This store also keeps the loads above it, that is early: the compiler moves no load past a store.
+            ahead = t + TILE
+            if NEAR:
+                bring_rows_near(u_ptr + ahead * u_row, u_row, BLOCK, TILE)
+                bring_rows_near(delta_ptr + ahead * delta_row, delta_row, BLOCK, TILE)
+                if not B_CONSTANT:
+                    bring_inputs_near(B_rows_ptr, ahead, D_STATE, TILE)
             store_states(scratch_ptr + (tile - 1) * (D_STATE * BLOCK), BLOCK, None, h, COUNT, STATES)
             for i in tl.static_range(TILE):
                 delta = step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
@@ -248,22 +244,36 @@ def scan_backward(
                     before = h[j]
                     if starts_ptr is not None:
                         before = tl.where(carry, before, 0.0)
-                    after += (tl.exp2((delta * LOG2E)[:, None] * A[j]) * before + x[:, None] * Bs[i][j],)
+                    B = input_row(B_ptr, t, i, j, channels, D_STATE, STATES, B_CONSTANT)
+                    after += (tl.exp2((delta * LOG2E)[:, None] * A[j]) * before + x[:, None] * B,)
                 h = after
-            us = us_ahead
-            raws = raws_ahead
-            Bs = Bs_ahead
+            us = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+            raws = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
         store_states(scratch_ptr + (CHUNK // TILE - 1) * (D_STATE * BLOCK), BLOCK, None, h, COUNT, STATES)
         # back through the chunk
         state_first = h[0]
-        B_rows = time_rows(B_ptr, last, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
-        C_rows = time_rows(C_ptr, last, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
+        douts = load_rows(dout_ptr + last * dout_row, dout_row, length - last, inside, TILE, FULL)
+        zs = douts
+        if z_ptr is not None:
+            zs = load_rows(z_ptr + last * z_row, z_row, length - last, inside, TILE, FULL)
         # + zero: if it knows the trip count, ptxas copies the first pass in front of the loop: 80 kB of code, not 44.
         for back in range(CHUNK // TILE + zero):
             tile = CHUNK // TILE - 1 - back
             t = first + tile * TILE
             tile_ahead = tl.maximum(tile - 1, 0)
             ahead = first + tile_ahead * TILE
+            if NEAR:
+                # after the first tile of this chunk comes that of the next one
+                near = ahead if tile > 0 else tl.maximum(first - CHUNK, begin)
+                bring_rows_near(u_ptr + near * u_row, u_row, BLOCK, TILE)
+                bring_rows_near(delta_ptr + near * delta_row, delta_row, BLOCK, TILE)
+                bring_rows_near(dout_ptr + near * dout_row, dout_row, BLOCK, TILE)
+                if z_ptr is not None:
+                    bring_rows_near(z_ptr + near * z_row, z_row, BLOCK, TILE)
+                if not B_CONSTANT:
+                    bring_inputs_near(B_rows_ptr, near, D_STATE, TILE)
+                if not C_CONSTANT:
+                    bring_inputs_near(C_rows_ptr, near, D_STATE, TILE)
             deltas = ()
             xs = ()
             dys = ()
@@ -287,22 +297,13 @@ def scan_backward(
             new_dB = ()
             new_dC = ()
             for j in tl.static_range(COUNT):
-                # Loads run a block of states ahead of their use, those of the next tile's rows as well. The sums of the
-                # block before are only stored below them: the compiler moves no load past a store, else it would sink.
+                B_rows = time_rows(B_ptr, t, j, channels, TILE, D_STATE, STATES, B_CONSTANT)
+                C_rows = time_rows(C_ptr, t, j, channels, TILE, D_STATE, STATES, C_CONSTANT)
                 if j + 1 < COUNT:
                     state_next = tl.load(scratch_ptr + tile * (D_STATE * BLOCK) + (j + 1) * STATES * BLOCK)
-                    B_next = time_rows(B_ptr, t, j + 1, channels, TILE, D_STATE, STATES, B_CONSTANT)
-                    C_next = time_rows(C_ptr, t, j + 1, channels, TILE, D_STATE, STATES, C_CONSTANT)
                 else:
                     state_next = tl.load(scratch_ptr + tile_ahead * (D_STATE * BLOCK))
-                    B_next = time_rows(B_ptr, ahead, 0, channels, TILE, D_STATE, STATES, B_CONSTANT)
-                    C_next = time_rows(C_ptr, ahead, 0, channels, TILE, D_STATE, STATES, C_CONSTANT)
-                    us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
-                    raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
-                    douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
-                    zs_ahead = douts_ahead
-                    if z_ptr is not None:
-                        zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
+                # The sums of the block before are only stored below the loads: the compiler moves no load past a store.
                 if j > 0:
                     if not C_CONSTANT:
                         store_channel_sums(dC_ptr + sums_row + t * D_STATE + (j - 1) * STATES, C_sums, D_STATE, STATES)
@@ -364,8 +365,6 @@ def scan_backward(
                     new_dB += (dBj,)
                 else:
                     B_sums = tl.sum(B_sum, 1)
-                B_rows = B_next
-                C_rows = C_next
                 state_first = state_next
             q = new_q
             dA = new_dA
@@ -396,10 +395,12 @@ def scan_backward(
                     gate = sigmoid(z)
                     dz = douts[i].to(tl.float32) * ys[i] * (gate + z * gate * (1 - gate))
                     tl.store(dz_ptr + here, dz.to(dz_ptr.dtype.element_ty), valid)
-            us = us_ahead
-            raws = raws_ahead
-            douts = douts_ahead
-            zs = zs_ahead
+            us = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
+            raws = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
+            douts = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
+            zs = douts
+            if z_ptr is not None:
+                zs = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
         dD += chunk_dD
         dbias += chunk_dbias
 

@@ -1,7 +1,8 @@
 r"""The forward pass of the selective scan as Triton kernels.
 
-One program runs `BLOCK` channels of one batch entry over one segment of time. A lane of a warp owns one channel: its
-states stay in registers, consecutive lanes read consecutive channels, and lanes never exchange anything. Step by step,
+One program, a warp, runs `BLOCK` channels of one batch entry over one segment of time. A lane owns two channels (in the
+backward pass one): their states stay in registers, consecutive lanes read consecutive channels, and lanes never
+exchange anything. Step by step,
 with log2(e) folded into A so that the hardware's base-2 exponential serves,
 
     delta_t = softplus(delta_t + delta_bias)
@@ -15,9 +16,8 @@ unknown, so `part_states` first computes, for every part of a segment, what it b
 
     local = sum_t 2^(A log2 e (delta_{t+1} + ... + delta_end)) delta_t u_t B_t,
 
-walking back from the end until the factor has underflowed to zero in every lane: nothing before can matter. Then
-`carry_states` takes the state from part to part, h <- decay h + local. Parts are shorter than segments where that lets
-more programs of the first pass run side by side.
+walking back from the end, where the factor is 1. Then `carry_states` takes the state from part to part,
+h <- decay h + local. Parts are shorter than segments where that lets more programs of the first pass run side by side.
 
 How tensors come: u, delta, z with their own strides but contiguous channels; A transposed to (d_state, channels); B and
 C as (batch, groups, length, d_state), the length padded to whole chunks, in float32, or bfloat16 two to an int32, or
@@ -31,25 +31,24 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-UNDERFLOW = tl.constexpr(-150.0)  # 2^-150 is zero in float32
 
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x) to full relative accuracy: max(x, 0) + 2 atanh(s) with e = e^-|x|, s = e / (2 + e) <= 1/3.
+    """log(1 + e^x) to full relative accuracy: max(x, 0) + log(1 + e) with e = e^-|x| <= 1.
 
-    The polynomial is 2 atanh(s) / s in s^2, to 4e-9. Here and below 1 / x is rsqrt(x)^2, one instruction and a product.
+    log(1 + e) / e is a polynomial with an error of at most 3e-8: as many instructions as with a logarithm or a
+    reciprocal, and one less of those that the special-function units carry out.
     """
     e = tl.exp2(-tl.abs(x) * LOG2E)
-    r = tl.rsqrt(2 + e)
-    s = e * (r * r)
-    w = s * s
-    return tl.maximum(x, 0.0) + s * (2.0 + w * (0.66666322 + w * (0.40024595 + w * (0.27965158 + w * 0.28157778))))
+    p = 0.07822595212 + e * (-0.02950523893 + e * 0.005232694303)
+    p = 0.3331909681 + e * (-0.2484298222 + e * (0.1910600677 + e * (-0.1366324581 + e * p)))
+    return tl.maximum(x, 0.0) + e * (0.9999999699 + e * (-0.4999949314 + e * p))
 
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + e^-x)."""
+    """1 / (1 + e^-x); 1 / x is rsqrt(x)^2 here, one instruction and a product."""
     r = tl.rsqrt(1 + tl.exp2(-x * LOG2E))
     return r * r
 
@@ -104,6 +103,47 @@ def load_rows(pointer, stride, steps_left, inside, COUNT: tl.constexpr, FULL: tl
         else:
             rows += (tl.load(pointer + i * stride, inside & (i < steps_left), 0.0),)
     return rows
+
+
+@triton.jit
+def once_here(x, rows, zero, COUNT: tl.constexpr):
+    """x in float32, but not before `COUNT` rows have come from memory; `zero` is 0, which the compiler does not know.
+
+    A load signals through one of six scoreboards. Who waits for a row waits for all loads that share its scoreboard,
+    also for those that have just begun; so rows are waited for while nothing else is under way.
+    """
+    bits = tl.zeros(rows[0].shape, tl.int32)
+    for i in tl.static_range(COUNT):
+        bits |= rows[i].to(tl.int16 if rows[i].dtype.primitive_bitwidth == 16 else tl.int32, bitcast=True).to(tl.int32)
+    return (x.to(tl.int32, bitcast=True) | (bits & zero)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def bring_near(pointer):
+    """Let what is there come into the L1 cache; nobody waits for it."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L1 [$1]; mov.b32 $0, 0;", "=r,l", [pointer.to(tl.int64)], tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def bring_rows_near(pointer, stride, BLOCK: tl.constexpr, COUNT: tl.constexpr):
+    """`COUNT` time steps of all lanes. For what is needed a tile later registers are too few; the cache holds it."""
+    bring_near(pointer + tl.arange(0, BLOCK) % COUNT * stride)
+
+
+@triton.jit
+def input_rows_pointer(pointer, batch, group, groups, padded_length, D_STATE: tl.constexpr):
+    """B or C at step 0, of which `bring_inputs_near` takes many steps at once."""
+    PACKED: tl.constexpr = 2 if pointer.dtype.element_ty == tl.int32 else 1
+    return pointer + (batch * groups + group) * padded_length * (D_STATE // PACKED)
+
+
+@triton.jit
+def bring_inputs_near(pointer, t, D_STATE: tl.constexpr, COUNT: tl.constexpr):
+    """B or C at `COUNT` steps from t on, 32 bytes a lane."""
+    PACKED: tl.constexpr = 2 if pointer.dtype.element_ty == tl.int32 else 1
+    bring_near(pointer + t * (D_STATE // PACKED) + tl.arange(0, 32) * 8 % (COUNT * D_STATE // PACKED))
 
 
 @triton.jit
@@ -195,14 +235,13 @@ def input_rows(
 @triton.jit(do_not_specialize=["parts", "parts_of_segment", "size"])
 def carry_states(
     decay_ptr, local_ptr, first_ptr, carried_ptr, parts, parts_of_segment, size,
-    BACK: tl.constexpr, BLOCK: tl.constexpr,
+    BACK: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """What enters each segment, (segment, size), from what its parts do: state <- decay state + local.
 
     A lane carries one number through all parts, in the order of time, or with `BACK` against it; `size` is how many
     numbers the states of all batch entries and channels are.
     """
-    AT_ONCE: tl.constexpr = 8
     number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = number < size
     state = tl.zeros((BLOCK,), tl.float32)
@@ -250,9 +289,6 @@ def part_states(
     mask = inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
-    slowest = tl.max(A[0], 1)
-    for j in tl.static_range(1, COUNT):
-        slowest = tl.maximum(slowest, tl.max(A[j], 1))
     B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
     u_ptr += batch * u_batch + channel
     delta_ptr += batch * delta_batch + channel
@@ -285,8 +321,6 @@ def part_states(
         raws = raws_ahead
         t -= TILE
         going = (t >= begin) & (alive != 0)
-        if SOFTPLUS:
-            going = going & (tl.max(tl.where(inside, passed * slowest, float("-inf")), 0) > UNDERFLOW)
     decay = ()
     for j in tl.static_range(COUNT):
         decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
@@ -307,6 +341,7 @@ def scan_forward(
     u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
+    NEAR: tl.constexpr,
 ):  # fmt: skip
     """y, the state at the start of every chunk (batch, chunk, d_state, channels), and the final state."""
     COUNT: tl.constexpr = D_STATE // STATES
@@ -323,6 +358,8 @@ def scan_forward(
     A2 = ()
     for j in tl.static_range(COUNT):
         A2 += (A[j] * LOG2E,)
+    B_rows = input_rows_pointer(B_ptr, batch, group, groups, padded_length, D_STATE)
+    C_rows = input_rows_pointer(C_ptr, batch, group, groups, padded_length, D_STATE)
     B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
     C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
     u_ptr += batch * u_batch + channel
@@ -345,22 +382,27 @@ def scan_forward(
     zs = us
     if z_ptr is not None:
         zs = load_rows(z_ptr + begin * z_row, z_row, length - begin, inside, TILE, FULL)
+    D = once_here(D, us + raws + zs, zero, 3 * TILE)
     B = input_rows(B_ptr, begin, 0, channels, D_STATE, STATES, B_CONSTANT)
     C = input_rows(C_ptr, begin, 0, channels, D_STATE, STATES, C_CONSTANT)
     B_next = input_rows(B_ptr, begin, 1, channels, D_STATE, STATES, B_CONSTANT)
     C_next = input_rows(C_ptr, begin, 1, channels, D_STATE, STATES, C_CONSTANT)
     for t in range(begin, end, TILE):
-        if saved_ptr is not None:  # noqa: SIM102 - the compiler drops this branch, and only this form of it
-            if t % CHUNK == 0:
-                store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
         # Loads run ahead of their use, those of the next tile by a tile and those of the next step by a step. The store
         # at the end of each step keeps them there: the compiler moves no load past a store; else it would sink it.
         ahead = tl.minimum(t + TILE, end - TILE)  # the last tile loads itself again
+        if NEAR and not B_CONSTANT:
+            bring_inputs_near(B_rows, ahead, D_STATE, TILE)
+        if NEAR and not C_CONSTANT:
+            bring_inputs_near(C_rows, ahead, D_STATE, TILE)
         us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
         raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
         zs_ahead = us_ahead
         if z_ptr is not None:
             zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
+        if saved_ptr is not None:  # noqa: SIM102 - the compiler drops this branch, and only this form of it
+            if t % CHUNK == 0:
+                store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
         for i in tl.static_range(TILE):
             if i + 2 < TILE:
                 B_ahead = input_rows(B_ptr, t, i + 2, channels, D_STATE, STATES, B_CONSTANT)
@@ -371,6 +413,8 @@ def scan_forward(
             u = us[i].to(tl.float32)
             delta = step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
             y = D * u
+            if i == TILE - 3:
+                y = once_here(y, us_ahead + raws_ahead + zs_ahead, zero, 3 * TILE)
             if starts_ptr is not None:
                 carry = tl.load(starts_ptr + batch * padded_length + t + i) == 0
             after = ()
