@@ -21,8 +21,10 @@ CHUNK = 32  # steps from one stored state to the next
 TILE = 4  # steps at once; in the backward pass they times 4 states are the 16 rows of one tensor-core product
 FORWARD_TILE = 8  # the same in the main forward pass
 MAX_STATES = 16  # states of a channel that one launch holds in registers
-FORWARD, PART_STATES = Pass(64, 2, 14.6, 0.8), Pass(64, 4, 21.0, 0.55)
-BACKWARD, PART_ADJOINTS = Pass(32, 2, 34.0, 0.75), Pass(64, 3, 17.5, 0.6)
+FORWARD = Pass(block=64, warps=2, chunk=14.6, alone=0.8)
+PART_STATES = Pass(block=64, warps=4, chunk=21.0, alone=0.55)
+BACKWARD = Pass(block=32, warps=2, chunk=34.0, alone=0.75)
+PART_ADJOINTS = Pass(block=64, warps=3, chunk=17.5, alone=0.6)
 MIN_SEGMENT = 256  # steps: shorter segments cost more in folding than they win
 CARRY_BLOCK = 128  # numbers of a program that carries states from part to part
 # Triton's own pipelining (num_stages > 1) copies through shared memory what the kernels already load ahead.
@@ -198,9 +200,7 @@ def _backward(
     segment_length, segments, parts_of_segment = plan.segments(BACKWARD, PART_ADJOINTS)
     if segments > 1:
         part_length = segment_length // parts_of_segment
-        parts = (
-            -(-plan.padded_length // part_length) - parts_of_segment
-        )  # nobody asks for what leaves the first segment
+        parts = -(-plan.padded_length // part_length) - parts_of_segment  # nobody asks for what leaves the first
         decay, local = torch.empty(2, parts, batch, plan.d_state, channels, **f32)
         launch(
             part_adjoints, (plan.programs(PART_ADJOINTS), parts),

@@ -2,8 +2,7 @@ r"""The forward pass of the selective scan as Triton kernels.
 
 One program, a warp, runs `BLOCK` channels of one batch entry over one segment of time. A lane owns two channels (in the
 backward pass one): their states stay in registers, consecutive lanes read consecutive channels, and lanes never
-exchange anything. Step by step,
-with log2(e) folded into A so that the hardware's base-2 exponential serves,
+exchange anything. Step by step, with log2(e) folded into A so that the hardware's base-2 exponential serves,
 
     delta_t = softplus(delta_t + delta_bias)
     h_t     = 2^(delta_t A log2 e) h_{t-1} + delta_t u_t B_t
