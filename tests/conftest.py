@@ -18,6 +18,7 @@ install_import_hook(
         "baby_mamba.comparison",
         "baby_mamba.data",
         "baby_mamba.environment",
+        "baby_mamba.extraction",
         "baby_mamba.filling",
         "baby_mamba.generation",
         "baby_mamba.interop",

@@ -26,13 +26,13 @@ def mark(marked: str) -> LabelledText:
     return LabelledText(text + marked, tuple(spans))
 
 
-class Knows(nn.Module):
+class Knows(MambaForTokenClassification):
     """Labels a text that it knows by heart, wherever a piece of it is read from."""
 
     config = MambaConfig(vocab_size=256, n_labels=len(LABELS))
 
     def __init__(self, labelled: LabelledText) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # without an encoder
         self.ids, self.labels = torch.from_numpy(encode(labelled.text)), torch.from_numpy(to_labels(labelled))
         self.nothing, self.lengths = nn.Parameter(torch.zeros(())), []
 

@@ -19,7 +19,7 @@ class Pass:
     """How a kernel fills the GPU; measured on an H100 (docs/kernel_log.md).
 
     Attributes:
-        block: channels of a program, which is one warp.
+        block: channels of a program; it is one warp.
         warps: that run at once on each scheduler.
         chunk: microseconds that these take for a chunk of time.
         alone: share of `chunk` that a single one takes: it waits for itself.
