@@ -317,7 +317,7 @@ def main() -> None:
         batches=arguments.batch,
         contexts=[10, 100] if arguments.small else [100, 100_000],
         prefills=[256, 1024] if arguments.small else [32_768, 1_048_576],
-        chunks=[64, 256] if arguments.small else [4096, 8192, 16_384],
+        chunks=[64, 256] if arguments.small else [4096, 16_384, 32_768],
     )
     environment = describe_environment()
     for name, value in environment.items():

@@ -35,6 +35,9 @@ from baby_mamba.errors import CheckpointError, ConfigError, ShapeError
 from baby_mamba.layers import BlockState, map_state
 from baby_mamba.models import LanguageModel, Mamba, ModelState
 
+CPU_PREFILL = 4096  # tokens of each row that `prefill` reads at once
+GPU_PREFILL = 32_768  # tokens of all rows: fewer, and the GPU waits for Python
+
 NextLogits = Float[Tensor, "batch vocabulary"]  # the scores of one token, the next
 NextTokens = Int[Tensor, " batch"]
 
@@ -198,7 +201,7 @@ def prefill(
     *,
     state: ModelState | None = None,
     attention_mask: Tensor | None = None,
-    chunk_length: int = 4096,
+    chunk_length: int | None = None,
 ) -> tuple[Tensor, ModelState]:
     """Read tokens into a state, chunk by chunk, so that a prompt of any length needs bounded memory.
 
@@ -207,7 +210,8 @@ def prefill(
         input_ids: integers (batch, length), length at least 1. With length 1 this is a decoding step.
         state: go on from this state; None starts afresh. It is not changed, so one state can be continued many times.
         attention_mask: (batch, length), 0 where a row is padded on the left.
-        chunk_length: tokens that are read at once.
+        chunk_length: tokens of each row that are read at once. None: 4,096, and on a GPU 32,768 of all rows together,
+            which keep it busy.
 
     Returns:
         (logits, state): the scores of the next token, (batch, vocab_size), and the state after the last token.
@@ -220,6 +224,8 @@ def prefill(
             f"input_ids has shape {tuple(input_ids.shape)}; expected (batch, length) with length at least 1: "
             "start from at least one token"
         )
+    if chunk_length is None:
+        chunk_length = max(1, GPU_PREFILL // len(input_ids)) if input_ids.is_cuda else CPU_PREFILL
     masks = repeat(None) if attention_mask is None else attention_mask.split(chunk_length, dim=1)
     for chunk, mask in zip(input_ids.split(chunk_length, dim=1), masks, strict=False):
         hidden, state = model.backbone(chunk, state=state, attention_mask=mask)

@@ -12,6 +12,8 @@ pytestmark = pytest.mark.gpu
 triton_scan = importlib.import_module("baby_mamba.ops.selective_scan.triton")
 
 LIMIT = {torch.float32: 1e-5, torch.float16: 5e-4, torch.bfloat16: 4e-3}
+# Twice the reference's error is allowed, or this. 16-bit inputs are scanned with the hardware's exponentials.
+RESOLUTION = {torch.float32: 2.4e-7, torch.float16: 1e-6, torch.bfloat16: 1e-6}
 
 
 def random_arguments(
@@ -55,16 +57,19 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 
 def check(arguments: dict[str, Tensor], ids: Tensor | None = None) -> None:
-    limit = LIMIT[arguments["u"].dtype]
+    """Everything within the limits of its dtype, and at most twice as far off as the reference in float32."""
+    dtype = arguments["u"].dtype
     got = results(arguments, "triton", ids=ids)
+    reference = results(arguments, "reference", torch.float32, ids)
     expected = results(arguments, "reference", torch.float64, ids)
     for name, value in expected.items():
-        error = relative_error(got[name], value)
-        assert error <= limit, f"{name}: relative error {error:.1e}"
+        error, its_error = (relative_error(r[name].to(got[name].dtype), value) for r in (got, reference))
+        assert error <= LIMIT[dtype], f"{name}: relative error {error:.1e}"
+        assert error <= max(2 * its_error, RESOLUTION[dtype]), f"{name}: error {error:.1e}, reference's {its_error:.1e}"
 
 
 @pytest.mark.parametrize("dtype", list(LIMIT))
-@pytest.mark.parametrize(("length", "channels"), [(64, 128), (63, 70)])
+@pytest.mark.parametrize(("length", "channels"), [(64, 128), (63, 70), (512, 128)])
 def test_accuracy(dtype: torch.dtype, length: int, channels: int) -> None:
     check(random_arguments(2, length, channels, dtype=dtype))
 

@@ -2,7 +2,7 @@ import pytest
 
 from baby_mamba.ops.selective_scan.segments import SCHEDULERS, Pass, choose_segments
 
-MAIN, FIRST = Pass(64, 2, 16.0, 0.8), Pass(64, 4, 20.0, 0.5)
+MAIN, FIRST = Pass(64, 8, 2, 16.0, 0.8, 0.1), Pass(64, 8, 4, 20.0, 0.5, 0.1)
 
 
 def choose(chunks: int, programs: int) -> tuple[int, int, int]:

@@ -134,6 +134,19 @@ def test_whole_tiles_and_blocks() -> None:
     check(random_arguments(1, triton_scan.CHUNK, triton_scan.FORWARD.block, 4))
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_whole_parts_and_blocks() -> None:
+    check(random_arguments(1, 2 * triton_scan.CHUNK, 2 * triton_scan.PART_STATES.block, 4, "grouped"))
+
+
+def test_steps_of_any_size() -> None:
+    """Factors e^(delta A) from 0 over 1 to 1e4: the arithmetic that float32 inputs get covers them all."""
+    arguments = random_arguments(1, 8, 3, 4)
+    arguments["delta"][0, :, 0] = torch.tensor([0.0, 1e-6, 40.0, 90.0, 1e3, 1e6, 0.5, 0.0])
+    arguments["A"][1] = torch.tensor([0.0, 0.1, 1.0, 2.0])
+    check({**arguments, "delta": arguments["delta"].abs()}, softplus=False)
+
+
 @pytest.mark.parametrize(("dtype", "d_state"), [(torch.float16, 4), (torch.bfloat16, 4), (torch.bfloat16, 1)])
 def test_narrow_inputs(dtype: torch.dtype, d_state: int) -> None:
     check(random_arguments(1, 11, 3, d_state, dtype=dtype))
@@ -161,6 +174,15 @@ def test_a_nan_stays_in_its_sequence() -> None:
     assert y[:, 1:3].isnan().all()
     assert not y[:, [0, 3, 4, 5]].isnan().any()
     assert not state.isnan().any()
+
+
+def test_a_nan_among_the_factors_shows() -> None:
+    arguments = random_arguments(1, 6, 2, 2)
+    arguments["A"][1, 0] = torch.nan
+    y, state = triton_scan.selective_scan(*(arguments[name] for name in NAMES[:-1]), True, None, None)
+    assert y[..., 1].isnan().any()
+    assert state[:, 1, 0].isnan().all()
+    assert not y[..., 0].isnan().any()
 
 
 def test_float64_is_refused() -> None:

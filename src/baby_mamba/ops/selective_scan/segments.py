@@ -11,7 +11,6 @@ SCHEDULERS = 528  # of an H100: four in each of 132 multiprocessors
 CARRIED_AT_ONCE = 16  # parts whose states are loaded before the first of them is used
 CARRY_STEP = 1.1  # microseconds until such loads have come
 BYTES = 2.5e6  # that the memory moves in a microsecond
-TAIL = 0.1  # of a wave: its programs do not end together
 
 
 @dataclass(frozen=True)
@@ -20,21 +19,25 @@ class Pass:
 
     Attributes:
         block: channels of a program; it is one warp.
+        tile: steps at once.
         warps: that run at once on each scheduler.
         chunk: microseconds that these take for a chunk of time.
         alone: share of `chunk` that a single one takes: it waits for itself.
+        tail: share of `chunk` by which the last ones end later.
     """
 
     block: int
+    tile: int
     warps: int
     chunk: float
     alone: float
+    tail: float
 
     def microseconds(self, programs: int, chunks: float) -> float:
         """For so many programs, each over so many chunks: whole waves, and one that does not fill the GPU."""
         waves, rest = divmod(programs, self.warps * SCHEDULERS)
         last = max(self.alone, math.ceil(rest / SCHEDULERS) / self.warps) if rest else 0.0
-        return chunks * self.chunk * (waves + last + TAIL)
+        return chunks * self.chunk * (waves + last + self.tail)
 
 
 @functools.cache
@@ -56,8 +59,8 @@ def choose_segments(
         total = main.microseconds(programs * segments, length + 0.5)
         if segments > 1:
             carried = (segments - 1) * parts
-            total += first.microseconds(first_programs * carried, length / parts + 0.1)
-            total += math.ceil(carried / CARRIED_AT_ONCE) * CARRY_STEP + 8 * carried * states / BYTES
+            total += first.microseconds(first_programs * carried, length / parts + 0.3)
+            total += max(math.ceil(carried / CARRIED_AT_ONCE) * CARRY_STEP, 8 * carried * states / BYTES)
         return total
 
     most = min(chunks // shortest, math.ceil(8 * main.warps * SCHEDULERS / programs))

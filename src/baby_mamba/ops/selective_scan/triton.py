@@ -18,13 +18,12 @@ from baby_mamba.ops.selective_scan.triton_forward import carry_states, part_stat
 from baby_mamba.ops.triton_support import is_compiled, launch
 
 CHUNK = 32  # steps from one stored state to the next
-TILE = 4  # steps at once; in the backward pass they times 4 states are the 16 rows of one tensor-core product
-FORWARD_TILE = 8  # the same in the main forward pass
 MAX_STATES = 16  # states of a channel that one launch holds in registers
-FORWARD = Pass(block=64, warps=2, chunk=14.6, alone=0.8)
-PART_STATES = Pass(block=64, warps=4, chunk=21.0, alone=0.55)
-BACKWARD = Pass(block=32, warps=2, chunk=34.0, alone=0.75)
-PART_ADJOINTS = Pass(block=64, warps=3, chunk=17.5, alone=0.6)
+FORWARD = Pass(block=64, tile=8, warps=2, chunk=14.6, alone=0.8, tail=0.0)
+PART_STATES = Pass(block=64, tile=8, warps=4, chunk=18.5, alone=0.55, tail=0.2)
+# A tile of 4 steps times 4 states makes the 16 rows of one tensor-core product.
+BACKWARD = Pass(block=32, tile=4, warps=2, chunk=35.0, alone=0.75, tail=0.0)
+PART_ADJOINTS = Pass(block=64, tile=4, warps=3, chunk=16.7, alone=0.6, tail=0.15)
 MIN_SEGMENT = 256  # steps: shorter segments cost more in folding than they win
 CARRY_BLOCK = 128  # numbers of a program that carries states from part to part
 # Triton's own pipelining (num_stages > 1) copies through shared memory what the kernels already load ahead.
@@ -136,8 +135,9 @@ def _run_forward(
             u, delta, A_t, B_t, delta_bias, starts, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, segment_length // parts_of_segment,
             u.stride(0), u.stride(1), delta.stride(0), delta.stride(1),
-            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_STATES.block, TILE=TILE,
-            SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full(PART_STATES), **OPTIONS,
+            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_STATES.block, TILE=PART_STATES.tile,
+            SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full(PART_STATES),
+            EXACT=plan.exact, NEAR=is_compiled(part_states), maxnreg=65536 // (32 * 4 * PART_STATES.warps), **OPTIONS,
         )  # fmt: skip
         initial = plan.carried(decay, local, initial, segments, parts_of_segment, back=False)
     launch(
@@ -145,9 +145,9 @@ def _run_forward(
         u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, y, final, saved if keep else None,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z),
-        D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=FORWARD.block, TILE=FORWARD_TILE, CHUNK=CHUNK,
+        D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=FORWARD.block, TILE=FORWARD.tile, CHUNK=CHUNK,
         SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, C_CONSTANT=C.ndim == 2, FULL=plan.full(FORWARD),
-        NEAR=is_compiled(scan_forward), **OPTIONS,
+        EXACT=plan.exact, NEAR=is_compiled(scan_forward), **OPTIONS,
     )  # fmt: skip
     return y, final[:, :d_state].transpose(1, 2).contiguous(), saved
 
@@ -207,8 +207,9 @@ def _backward(
             delta, A_t, C_t, z, delta_bias, starts, dout, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, parts_of_segment, part_length,
             delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
-            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_ADJOINTS.block, TILE=TILE,
-            SOFTPLUS=delta_softplus, C_CONSTANT=C_constant, FULL=plan.full(PART_ADJOINTS), **OPTIONS,
+            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_ADJOINTS.block, TILE=PART_ADJOINTS.tile,
+            SOFTPLUS=delta_softplus, C_CONSTANT=C_constant, FULL=plan.full(PART_ADJOINTS),
+            EXACT=plan.exact, NEAR=is_compiled(part_adjoints), **OPTIONS,
         )  # fmt: skip
         dfinal = plan.carried(decay, local, dfinal, segments, parts_of_segment, back=True)
     per_segment = (segments, batch, plan.d_state, channels)
@@ -219,7 +220,8 @@ def _backward(
     dD = torch.empty(segments, batch, channels, **f32)
     dbias = torch.empty(segments, batch, channels, **f32)
     dinitial = torch.empty(batch, plan.d_state, channels, **f32)
-    scratch = torch.empty(plan.programs(BACKWARD) * segments, CHUNK // TILE, plan.d_state, BACKWARD.block, **f32)
+    tiles = CHUNK // BACKWARD.tile
+    scratch = torch.empty(plan.programs(BACKWARD) * segments, tiles, plan.d_state, BACKWARD.block, **f32)
     exact = max(torch.finfo(t.dtype).eps for t in (B, C)) < torch.finfo(torch.bfloat16).eps
     launch(
         scan_backward, (plan.programs(BACKWARD), segments),
@@ -227,9 +229,10 @@ def _backward(
         du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
-        D_STATE=plan.d_state, STATES=plan.states_at_once(4), BLOCK=BACKWARD.block, TILE=TILE, CHUNK=CHUNK,
+        D_STATE=plan.d_state, STATES=plan.states_at_once(4), BLOCK=BACKWARD.block, TILE=BACKWARD.tile, CHUNK=CHUNK,
         SOFTPLUS=delta_softplus, B_CONSTANT=B_constant, C_CONSTANT=C_constant, FULL=plan.full(BACKWARD),
-        PRECISION="tf32x3" if exact else "tf32", NEAR=plan.full(BACKWARD) and is_compiled(scan_backward), **OPTIONS,
+        PRECISION="tf32x3" if exact else "tf32", EXACT=plan.exact,
+        NEAR=plan.full(BACKWARD) and is_compiled(scan_backward), **OPTIONS,
     )  # fmt: skip
     return (
         du,
@@ -295,6 +298,7 @@ class Plan:
 
     def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
         self.batch, self.length, self.channels = u.shape
+        self.exact = u.dtype == torch.float32  # the hardware's exponentials are good enough for 16 bits
         grouped = [M.shape[2] for M in (B, C) if M.ndim == 4]
         self.groups = math.lcm(*grouped)
         self.d_state = max(4, 1 << (A.shape[1] - 1).bit_length())
@@ -325,7 +329,7 @@ class Plan:
         """(steps of a segment, segments, parts of a segment) that keep the GPU busy; see `choose_segments`."""
         length, segments, parts = choose_segments(
             self.chunks, self.programs(main), self.programs(first), self.batch * self.d_state * self.channels,
-            main, first, -(-MIN_SEGMENT // CHUNK), CHUNK // TILE,
+            main, first, -(-MIN_SEGMENT // CHUNK), CHUNK // first.tile,
         )  # fmt: skip
         return length * CHUNK, segments, parts
 

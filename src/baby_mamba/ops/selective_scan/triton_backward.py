@@ -29,6 +29,7 @@ from baby_mamba.ops.selective_scan.triton_forward import (
     LOG2E,
     bring_inputs_near,
     bring_rows_near,
+    exp2,
     input_pointer,
     input_row,
     input_rows_pointer,
@@ -40,6 +41,7 @@ from baby_mamba.ops.selective_scan.triton_forward import (
     sigmoid,
     step_size,
     store_states,
+    unpacked,
     zero_states,
 )
 
@@ -72,32 +74,33 @@ def time_rows(
     """Block j of B or C at `COUNT` steps from t on."""
     rows = ()
     for i in tl.static_range(COUNT):
-        rows += (input_row(pointer, t, i, j, channels, D_STATE, STATES, CONSTANT),)
+        rows += (unpacked(input_row(pointer, t, i, j, channels, D_STATE, STATES, CONSTANT)),)
     return rows
 
 
 @triton.jit(do_not_specialize=[
-    "length", "padded_length", "groups", "zero", "skipped", "part_length", "delta_batch", "z_batch", "dout_batch",
+    "length", "padded_length", "groups", "zero", "skipped", "part_length",
 ])  # fmt: skip
 def part_adjoints(
     delta_ptr, A_ptr, C_ptr, z_ptr, bias_ptr, starts_ptr, dout_ptr, decay_ptr, local_ptr,
     length, padded_length, channels: tl.constexpr, groups, zero, skipped, part_length,
     delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr, dout_batch, dout_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
+    SOFTPLUS: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr, EXACT: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """The mirror of `part_states`: q at the start of each part if the one at its end were 0, and its factor.
 
     local = sum_t exp(A (delta_begin + ... + delta_t)) C_t dy_t.
     """
     COUNT: tl.constexpr = D_STATE // STATES
-    batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
+    batch, group, channel, inside = locate(channels, groups, zero, BLOCK, PAIRS=FULL)
     part = tl.program_id(1).to(tl.int64)
     t = (part + skipped) * part_length
     end = tl.minimum(t + part_length, padded_length)
-    mask = inside[:, None]
+    mask = None if FULL else inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
+    C_rows = input_rows_pointer(C_ptr, batch, group, groups, padded_length, D_STATE)
     C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
     delta_ptr += batch * delta_batch + channel
     dout_ptr += batch * dout_batch + channel
@@ -115,6 +118,8 @@ def part_adjoints(
     going = True
     while going:
         ahead = tl.minimum(t + TILE, end - TILE)  # the last tile loads itself again
+        if NEAR and not C_CONSTANT:
+            bring_inputs_near(C_rows, ahead, D_STATE, TILE)
         raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
         douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
         zs_ahead = douts_ahead
@@ -125,14 +130,14 @@ def part_adjoints(
             dy = douts[i].to(tl.float32)
             if z_ptr is not None:
                 z = zs[i].to(tl.float32)
-                dy *= z * sigmoid(z)
+                dy *= z * sigmoid(z, EXACT)
             if starts_ptr is not None:
                 alive = tl.where(tl.load(starts_ptr + batch * padded_length + t + i) != 0, 0, alive)
                 dy = tl.where(alive != 0, dy, 0.0)
             total = ()
             for j in tl.static_range(COUNT):
-                C = input_row(C_ptr, t, i, j, channels, D_STATE, STATES, C_CONSTANT)
-                total += (local[j] + tl.exp2((passed * LOG2E)[:, None] * A[j]) * (dy[:, None] * C),)
+                C = unpacked(input_row(C_ptr, t, i, j, channels, D_STATE, STATES, C_CONSTANT))
+                total += (local[j] + exp2((passed * LOG2E)[:, None] * A[j], EXACT) * (dy[:, None] * C),)
             local = total
         raws = raws_ahead
         douts = douts_ahead
@@ -141,7 +146,7 @@ def part_adjoints(
         going = (t < end) & (alive != 0)
     decay = ()
     for j in tl.static_range(COUNT):
-        decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
+        decay += (tl.where(alive != 0, exp2((passed * LOG2E)[:, None] * A[j], EXACT), 0.0),)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
     offset = (part * batches + batch) * D_STATE * channels
     store_states(of_states(decay_ptr + offset, channels, channel, STATES), channels, mask, decay, COUNT, STATES)
@@ -161,7 +166,7 @@ def scan_backward(
     z_batch, z_row: tl.constexpr, dout_batch, dout_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
-    PRECISION: tl.constexpr, NEAR: tl.constexpr,
+    PRECISION: tl.constexpr, EXACT: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """All gradients. Those of A, D, bias (and a constant B or C) are this program's share, (segment, batch, ...); those
     of B and C are its channels' share, (block of channels, batch, padded length, d_state).
@@ -176,7 +181,7 @@ def scan_backward(
     batches = tl.num_programs(0) // blocks
     program = tl.program_id(0).to(tl.int64)
     state_of_batch = batch * D_STATE * channels
-    mask = inside[:, None]
+    mask = None if FULL else inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     D = per_channel(D_ptr, channel, inside)
     A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
@@ -244,8 +249,8 @@ def scan_backward(
                     before = h[j]
                     if starts_ptr is not None:
                         before = tl.where(carry, before, 0.0)
-                    B = input_row(B_ptr, t, i, j, channels, D_STATE, STATES, B_CONSTANT)
-                    after += (tl.exp2((delta * LOG2E)[:, None] * A[j]) * before + x[:, None] * B,)
+                    B = unpacked(input_row(B_ptr, t, i, j, channels, D_STATE, STATES, B_CONSTANT))
+                    after += (exp2((delta * LOG2E)[:, None] * A[j], EXACT) * before + x[:, None] * B,)
                 h = after
             us = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
             raws = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
@@ -285,7 +290,7 @@ def scan_backward(
                 dy = douts[i].to(tl.float32)
                 if z_ptr is not None:
                     z = zs[i].to(tl.float32)
-                    dy *= z * sigmoid(z)
+                    dy *= z * sigmoid(z, EXACT)
                 deltas += (delta,)
                 xs += (delta * us[i].to(tl.float32),)
                 dys += (dy,)
@@ -321,7 +326,7 @@ def scan_backward(
                 if B_CONSTANT:
                     dBj = dB[j]
                 for i in tl.static_range(TILE):
-                    factor = tl.exp2((deltas[i] * LOG2E)[:, None] * A[j])
+                    factor = exp2((deltas[i] * LOG2E)[:, None] * A[j], EXACT)
                     if starts_ptr is not None:
                         carry = tl.load(starts_ptr + batch * padded_length + t + i) == 0
                         state = tl.where(carry, state, 0.0)
@@ -381,7 +386,7 @@ def scan_backward(
                 u = us[i].to(tl.float32)
                 ddelta = dss[i] + u * dxs[i]
                 if SOFTPLUS:
-                    ddelta *= sigmoid(raws[i].to(tl.float32) + bias)
+                    ddelta *= sigmoid(raws[i].to(tl.float32) + bias, EXACT)
                 if not FULL:
                     ddelta = tl.where(inside & (t + i < length), ddelta, 0.0)
                 chunk_dD += dys[i] * u
@@ -392,7 +397,7 @@ def scan_backward(
                 tl.store(ddelta_ptr + here, ddelta.to(ddelta_ptr.dtype.element_ty), valid)
                 if z_ptr is not None:
                     z = zs[i].to(tl.float32)
-                    gate = sigmoid(z)
+                    gate = sigmoid(z, EXACT)
                     dz = douts[i].to(tl.float32) * ys[i] * (gate + z * gate * (1 - gate))
                     tl.store(dz_ptr + here, dz.to(dz_ptr.dtype.element_ty), valid)
             us = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)

@@ -46,10 +46,30 @@ def softplus(x):
 
 
 @triton.jit
-def sigmoid(x):
-    """1 / (1 + e^-x); 1 / x is rsqrt(x)^2 here, one instruction and a product."""
-    r = tl.rsqrt(1 + tl.exp2(-x * LOG2E))
-    return r * r
+def sigmoid(x, EXACT: tl.constexpr = False):
+    """1 / (1 + e^-x); 1 / x is rsqrt(x)^2, one instruction and a product; `EXACT` adds a step of Newton's method."""
+    d = 1 + tl.exp2(-x * LOG2E)
+    r = tl.rsqrt(d)
+    r = r * r
+    if EXACT:
+        r += r * (1 - tl.minimum(d, 1e30) * r)
+    return r
+
+
+@triton.jit
+def exp2(x, EXACT: tl.constexpr):
+    """2^x; with `EXACT` by arithmetic, to the last bit or two. The hardware's has two to three times the error."""
+    if EXACT:
+        x = tl.maximum(x, -126.0, propagate_nan=tl.PropagateNan.ALL)
+        x = tl.minimum(x, 128.0, propagate_nan=tl.PropagateNan.ALL)
+        t = x + 12582912.0  # 1.5 2^23: the lowest bits are now the nearest whole number, and f what is left
+        f = x - (t - 12582912.0)
+        # a polynomial of the sixth degree between -1/2 and 1/2, off by 3e-9 at most
+        p = 0.009618488957 + f * (0.001339993122 + f * 0.0001534581202)
+        p = 1.0 + f * (0.6931472057 + f * (0.2402264689 + f * (0.05550328777 + f * p)))
+        return (p.to(tl.int32, bitcast=True) + (t.to(tl.int32, bitcast=True) << 23)).to(tl.float32, bitcast=True)
+    else:
+        return tl.exp2(x)
 
 
 @triton.jit
@@ -64,23 +84,22 @@ def step_size(raw, bias, valid, SOFTPLUS: tl.constexpr, FULL: tl.constexpr):
 
 
 @triton.jit
-def locate(channels, groups, zero, BLOCK: tl.constexpr):
+def locate(channels, groups, zero, BLOCK: tl.constexpr, PAIRS: tl.constexpr = False):
     """(batch entry, group, channel of each lane, whether the lane has one); no block of channels straddles groups.
 
     `zero` is 0, which the compiler does not know: it hides that the first channel is aligned. Otherwise a thread would
-    be given four neighbouring channels, and the states of a channel would be spread over lanes.
+    be given four neighbouring channels, and the states of a channel would be spread over lanes. With `PAIRS` (64
+    channels, of which each lane has two) an alignment of two is left: they are neighbours, which one instruction loads.
     """
     channels_per_group = channels // groups
     blocks = tl.cdiv(channels_per_group, BLOCK)
     program = tl.program_id(0)
     group = (program // blocks) % groups
-    lane = (program % blocks) * BLOCK + tl.arange(0, BLOCK) + zero
-    return (
-        (program // (blocks * groups)).to(tl.int64),
-        group,
-        group * channels_per_group + lane,
-        lane < channels_per_group,
-    )
+    first = group * channels_per_group
+    if PAIRS:
+        first = tl.multiple_of(first, BLOCK)
+    lane = (program % blocks) * BLOCK + tl.arange(0, BLOCK) + zero * (2 if PAIRS else 1)
+    return (program // (blocks * groups)).to(tl.int64), group, first + lane, lane < channels_per_group
 
 
 @triton.jit
@@ -188,11 +207,11 @@ def input_pointer(
     pointer, batch, group, groups, padded_length, channels, channel,
     D_STATE: tl.constexpr, STATES: tl.constexpr, CONSTANT: tl.constexpr,
 ):  # fmt: skip
-    """Pointers to the first block of B or C at step 0: (1, STATES) for all lanes, or (BLOCK, STATES) if constant."""
+    """Pointers to the first block of B or C at step 0: (STATES,) for all lanes, or (BLOCK, STATES) if constant."""
     PACKED: tl.constexpr = 2 if pointer.dtype.element_ty == tl.int32 else 1
-    n = tl.arange(0, STATES // PACKED)[None, :]
+    n = tl.arange(0, STATES // PACKED)
     if CONSTANT:
-        return pointer + n * channels + tl.minimum(channel, channels - 1)[:, None]
+        return pointer + n[None, :] * channels + tl.minimum(channel, channels - 1)[:, None]
     else:
         return pointer + (batch * groups + group) * padded_length * (D_STATE // PACKED) + n
 
@@ -211,11 +230,13 @@ def input_row(
 
 @triton.jit
 def unpacked(row):
-    """A block of B or C in float32. A bfloat16 is the upper half of a float32."""
+    """A block of B or C in float32, (1 or BLOCK, STATES). A bfloat16 is the upper half of a float32."""
     if row.dtype == tl.int32:
         even = (row << 16).to(tl.float32, bitcast=True)
         odd = (row & -65536).to(tl.float32, bitcast=True)
-        return tl.reshape(tl.join(even, odd), (row.shape[0], 2 * row.shape[1]))
+        return tl.reshape(tl.join(even, odd), (2 * row.shape[0],))[None, :]
+    elif len(row.shape) == 1:
+        return row[None, :]
     else:
         return row
 
@@ -267,27 +288,27 @@ def carry_states(
 
 @triton.jit(do_not_specialize=[
     "length", "padded_length", "groups", "zero", "part_length",
-    "u_batch", "delta_batch",
 ])  # fmt: skip
 def part_states(
     u_ptr, delta_ptr, A_ptr, B_ptr, bias_ptr, starts_ptr, decay_ptr, local_ptr,
     length, padded_length, channels: tl.constexpr, groups, zero, part_length,
     u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, FULL: tl.constexpr,
+    SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, FULL: tl.constexpr, EXACT: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """For each part `local`, the state at its end had it begun with 0, and `decay`, the factor of its first state.
 
     Both are (part, batch, d_state, channels).
     """
     COUNT: tl.constexpr = D_STATE // STATES
-    batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
+    batch, group, channel, inside = locate(channels, groups, zero, BLOCK, PAIRS=FULL)
     part = tl.program_id(1).to(tl.int64)
     begin = part * part_length
     end = tl.minimum(begin + part_length, padded_length)
-    mask = inside[:, None]
+    mask = None if FULL else inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
+    B_rows = input_rows_pointer(B_ptr, batch, group, groups, padded_length, D_STATE)
     B_ptr = input_pointer(B_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, B_CONSTANT)
     u_ptr += batch * u_batch + channel
     delta_ptr += batch * delta_batch + channel
@@ -301,6 +322,8 @@ def part_states(
     going = True
     while going:
         ahead = tl.maximum(t - TILE, begin)  # the last tile loads itself again
+        if NEAR and not B_CONSTANT:
+            bring_inputs_near(B_rows, ahead, D_STATE, TILE)
         us_ahead = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
         raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
         for k in tl.static_range(TILE):
@@ -311,7 +334,7 @@ def part_states(
             total = ()
             for j in tl.static_range(COUNT):
                 B = unpacked(input_row(B_ptr, t, TILE - 1 - k, j, channels, D_STATE, STATES, B_CONSTANT))
-                total += (local[j] + tl.exp2((passed * LOG2E)[:, None] * A[j]) * (x[:, None] * B),)
+                total += (local[j] + exp2((passed * LOG2E)[:, None] * A[j], EXACT) * (x[:, None] * B),)
             local = total
             passed += delta
             if starts_ptr is not None:
@@ -322,7 +345,7 @@ def part_states(
         going = (t >= begin) & (alive != 0)
     decay = ()
     for j in tl.static_range(COUNT):
-        decay += (tl.where(alive != 0, tl.exp2((passed * LOG2E)[:, None] * A[j]), 0.0),)
+        decay += (tl.where(alive != 0, exp2((passed * LOG2E)[:, None] * A[j], EXACT), 0.0),)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
     offset = (part * batches + batch) * D_STATE * channels
     store_states(of_states(decay_ptr + offset, channels, channel, STATES), channels, mask, decay, COUNT, STATES)
@@ -331,7 +354,6 @@ def part_states(
 
 @triton.jit(do_not_specialize=[
     "length", "padded_length", "groups", "zero", "segment_length",
-    "u_batch", "delta_batch", "z_batch",
 ])  # fmt: skip
 def scan_forward(
     u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, initial_ptr, starts_ptr,
@@ -340,7 +362,7 @@ def scan_forward(
     u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
-    NEAR: tl.constexpr,
+    EXACT: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """y, the state at the start of every chunk (batch, chunk, d_state, channels), and the final state."""
     COUNT: tl.constexpr = D_STATE // STATES
@@ -350,7 +372,7 @@ def scan_forward(
     end = tl.minimum(begin + segment_length, padded_length)
     batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
     state_of_batch = batch * D_STATE * channels
-    mask = inside[:, None]
+    mask = None if FULL else inside[:, None]
     bias = per_channel(bias_ptr, channel, inside)
     D = per_channel(D_ptr, channel, inside)
     A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
@@ -421,12 +443,12 @@ def scan_forward(
                 before = h[j]
                 if starts_ptr is not None:
                     before = tl.where(carry, before, 0.0)
-                after += (tl.exp2(delta[:, None] * A2[j]) * before + (delta * u)[:, None] * unpacked(B[j]),)
+                after += (exp2(delta[:, None] * A2[j], EXACT) * before + (delta * u)[:, None] * unpacked(B[j]),)
                 y += tl.sum(after[j] * unpacked(C[j]), 1)
             h = after
             if z_ptr is not None:
                 z = zs[i].to(tl.float32)
-                y = y * (z * sigmoid(z))
+                y = y * (z * sigmoid(z, EXACT))
             row_ptr = y_ptr + (t + i) * y_row
             if FULL:
                 tl.store(row_ptr, y.to(y_ptr.dtype.element_ty))
