@@ -240,7 +240,8 @@ class TrainerConfig(_Section):
         "auto", "auto is bfloat16 autocast on GPUs and float32 elsewhere", choices=("auto", "float32", "bfloat16")
     )
     cuda_graph: bool = _key(
-        True, "replay the training step of a Mamba on an NVIDIA GPU as one CUDA graph, which spares the host launches"
+        True,
+        "replay a language model's step on an NVIDIA GPU as one CUDA graph, which spares the host launches",
     )
     num_threads: int = _key(0, "threads of PyTorch on the CPU; 0 leaves its own choice", at_least=0)
     tensorboard: bool = _key(False, "write TensorBoard events into the run folder")

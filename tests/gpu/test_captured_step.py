@@ -6,28 +6,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from baby_mamba import Mamba, MambaConfig, Trainer, TrainerConfig
+from baby_mamba import MambaConfig, Trainer, TrainerConfig, build_model
 from baby_mamba.data import TokenDataset
 from baby_mamba.errors import TrainingError
 from baby_mamba.training.captured_step import WARM_UP
 
 pytestmark = pytest.mark.gpu
 
-MODEL = MambaConfig(vocab_size=50, d_model=48, n_layer=2)
+MODEL = MambaConfig(vocab_size=50, d_model=48, n_layer=2, block_size=33)
 CONFIG = TrainerConfig(
     max_steps=8, train_batch_size=4, warmup_steps=2, learning_rate=1e-2, sample_every_steps=0, eval_every_steps=4,
     save_every_steps=100, ckpt_path="", device="cuda", precision="float32",
 )  # fmt: skip
 
 
-def make(config: TrainerConfig = CONFIG, **changes: object) -> Trainer:
+def make(config: TrainerConfig = CONFIG, architecture: str = "mamba", **changes: object) -> Trainer:
     torch.manual_seed(0)
     tokens = torch.randint(0, 50, (4000,), generator=torch.Generator().manual_seed(1)).sort().values.numpy()
     dataset = TokenDataset.from_array(tokens, block_size=33)
-    return Trainer(Mamba(MODEL), dataset, dataset, replace(config, **changes))
+    model = build_model(replace(MODEL, architecture=architecture))
+    return Trainer(model, dataset, dataset, replace(config, **changes))
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 3}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gradient_accumulation_steps": 3},
+        {"precision": "bfloat16"},
+        *({"architecture": name} for name in ("llama", "qwen3", "gpt2", "opt", "gpt_neox")),
+    ],
+    ids=str,
+)
 def test_the_same_training(changes: dict[str, object]) -> None:
     captured, plain = make(**changes), make(**changes, cuda_graph=False)
     losses = captured.train().train_loss, plain.train().train_loss
@@ -37,6 +47,19 @@ def test_the_same_training(changes: dict[str, object]) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=limit)
     for (name, p), q in zip(captured.model.named_parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=10 * limit, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_model_that_waits_for_the_gpu() -> None:
+    trainer = make()
+
+    def wait(_: object, __: object, output: tuple[torch.Tensor, ...]) -> None:
+        output[0].sum().item()
+
+    trainer.model.backbone.register_forward_hook(wait)
+    with pytest.raises(TrainingError, match=r"(?s)cannot become a CUDA graph .* set training_config.cuda_graph = no"):
+        trainer.train()
+    again = make(cuda_graph=False)  # the GPU is as it was
+    assert again.train().step == 8
 
 
 def test_a_step_that_is_not_finite_is_not_taken() -> None:

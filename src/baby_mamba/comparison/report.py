@@ -137,6 +137,15 @@ def _the(name: str) -> str:
     return name if name == MAMBA else f"the {name}"
 
 
+def _on_gpu(training: Results) -> str:
+    """What is a CUDA graph there, and what is not."""
+    runs = "In the training runs the steps of both are replayed as CUDA graphs. " if training["cuda_graph"] else ""
+    return (
+        f" {runs}Decoding replays Mamba's step as one; the Transformer's kernels are launched one by one, as "
+        "transformers does."
+    )
+
+
 def _sentence(words: str) -> str:
     return words[0].upper() + words[1:]
 
@@ -176,7 +185,7 @@ def write_report(results: Results, folder: Path) -> None:
         "is scored in windows of the same length. One run of each: another seed can move a loss by a few hundredths. "
         "Seconds of training are tokens at the median speed of the run, evaluations left out. The other speeds are "
         "medians, the two taking turns. Decoding is one stream; the Transformer has its cache of keys and values, as "
-        "transformers keeps it by default.",
+        f"transformers keeps it by default.{_on_gpu(training) if 'gpu' in environment else ''}",
         "Measured with " + "; ".join(f"{key} {value}" for key, value in environment.items()) + ".",
         "## Held-out loss",
         "![Held-out loss of both against the tokens read, and against the seconds of training](loss.png)",

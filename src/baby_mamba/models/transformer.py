@@ -15,6 +15,7 @@ takes to meet the number.
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import math
 from dataclasses import replace
@@ -130,8 +131,6 @@ class Transformer(nn.Module):
         *,
         keep_state: bool,
     ) -> tuple[Tensor, TransformerState | None]:
-        from transformers import DynamicCache
-
         if sequence_ids is not None:
             raise ShapeError(
                 f"sequence_ids is given, and attention in {self.config.architecture} would cross from one sequence to "
@@ -140,13 +139,12 @@ class Transformer(nn.Module):
         n_before = state[0].keys.shape[2] if state else 0
         self._check_positions(n_before + input_ids.shape[1])
         attended = _attended(state, attention_mask, n_before, input_ids.shape)
-        options: dict[str, Any] = {"use_cache": keep_state or state is not None}
+        use_cache = keep_state or state is not None
+        cache = _cache(state) if use_cache else _no_cache()
+        options: dict[str, Any] = {"use_cache": use_cache, "past_key_values": cache}
         if attended is not None:
             positions = attended.cumsum(dim=1) - 1  # of the tokens that are not padding
             options |= {"attention_mask": attended, "position_ids": positions[:, n_before:].clamp(min=0)}
-        if options["use_cache"]:
-            options["past_key_values"] = DynamicCache()
-            options["past_key_values"].layers.extend(_cache_layer(layer) for layer in state or ())
         output = self.model.base_model(input_ids=input_ids, **options)
         new_state = None
         if keep_state:
@@ -179,6 +177,31 @@ class Transformer(nn.Module):
 
 
 # The call
+
+
+def _cache(state: TransformerState | None) -> Any:
+    """transformers' cache with these keys and values."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    cache.layers.extend(_cache_layer(layer) for layer in state or ())
+    return cache
+
+
+@functools.cache
+def _no_cache() -> Any:
+    """A cache that keeps nothing, for all.
+
+    Without any, transformers looks at the positions for packed sequences, and to look it waits for the GPU; in a CUDA
+    graph it cannot, and makes a mask of all pairs of tokens instead.
+    """
+    from transformers import DynamicCache
+
+    class Nothing(DynamicCache):
+        def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+            return keys, values
+
+    return Nothing()
 
 
 def _cache_layer(layer: AttentionState) -> Any:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from baby_mamba.errors import TrainingError
+
 WARM_UP = 3  # steps before the capture: what is compiled, chosen or allocated at a first call must not be captured
 
 
@@ -47,9 +49,16 @@ class CapturedStep:
         if self._graph is None:
             self._input_ids, self._labels = input_ids.clone(), labels.clone()
             self._graph = torch.cuda.CUDAGraph()
-            # thread_local: the threads that prepare batches may go on allocating memory meanwhile.
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._result = self._step(self._input_ids, self._labels)
+            try:
+                # thread_local: the threads that prepare batches may go on allocating memory meanwhile.
+                with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                    self._result = self._step(self._input_ids, self._labels)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise TrainingError(
+                    f"this model's step cannot become a CUDA graph ({reason}): it waits for the GPU or moves numbers "
+                    "to the host; set training_config.cuda_graph = no"
+                ) from error
         self._input_ids.copy_(input_ids)
         self._labels.copy_(labels)
         self._graph.replay()

@@ -22,7 +22,7 @@ from torch import Tensor
 from baby_mamba.config import GenerationConfig, RunConfig, TrainerConfig
 from baby_mamba.data import Dataset, Tokenizer, labelled, loader
 from baby_mamba.errors import CheckpointError, TrainingError
-from baby_mamba.models import Mamba, Model
+from baby_mamba.models import Mamba, Model, Transformer
 from baby_mamba.training import run_folder
 from baby_mamba.training.captured_step import CapturedStep
 from baby_mamba.training.checkpoint import TrainerState, load_checkpoint, save_checkpoint
@@ -183,11 +183,11 @@ class Trainer:
         return torch.stack([loss, norm])
 
     def _prepare_step(self) -> None:
-        """Have the step replayed as a CUDA graph if it may be: with the fused kernels, which never wait for the GPU.
+        """Have the step replayed as a CUDA graph if it may be: with kernels that never wait for the GPU.
 
         To be called again once the optimiser's state was replaced, for a graph holds on to the one that it was made of.
         """
-        fused = isinstance(self.model, Mamba) and self.model.config.backend in ("auto", "triton")
+        fused = isinstance(self.model, Mamba | Transformer) and self.model.config.backend in ("auto", "triton")
         if self.config.cuda_graph and self.device.type == "cuda" and fused:
             self._captured_step = CapturedStep(self._gradients, self.optimizer)
 
