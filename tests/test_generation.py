@@ -338,6 +338,16 @@ def test_a_long_prompt_needs_no_more_memory_than_a_chunk(model: Mamba) -> None:
         hook.remove()
 
 
+def test_a_prompt_is_read_in_chunks_unless_told_otherwise(model: Mamba, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("baby_mamba.generation.CPU_PREFILL", 8)
+    lengths = []
+    hook = model.backbone.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    logits, _ = prefill(model, random_ids(2, 20))
+    hook.remove()
+    assert lengths == [8, 8, 4]
+    torch.testing.assert_close(logits, prefill(model, random_ids(2, 20), chunk_length=20)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_generate_holds_on_to_no_old_states(model: Mamba) -> None:
     states, alive = [], []
 

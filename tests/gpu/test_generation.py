@@ -69,6 +69,15 @@ def test_every_option_at_once(model: Mamba) -> None:
     torch.testing.assert_close(log_probabilities[drawn], expected[drawn], rtol=1e-3, atol=1e-3)
 
 
+def test_rows_share_the_chunk_that_keeps_a_gpu_busy(model: Mamba, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("baby_mamba.generation.GPU_PREFILL", 32)
+    lengths = []
+    hook = model.backbone.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    prefill(model, torch.randint(0, VOCABULARY, (4, 20), device="cuda"))
+    hook.remove()
+    assert lengths == [8, 8, 4]
+
+
 def test_a_state_moves_between_devices(model: Mamba, tmp_path: Path) -> None:
     ids = torch.randint(0, VOCABULARY, (2, 40), device="cuda")
     _, state = prefill(model, ids[:, :30], chunk_length=7)

@@ -33,7 +33,11 @@ class CapturedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, input_ids: Tensor, labels: Tensor, rate: float) -> list[float]:
-        """Take a step with a learning rate, and return [loss, norm]."""
+        """Take a step with a learning rate, and return [loss, norm].
+
+        Raises:
+            TrainingError: the step cannot be captured.
+        """
         with torch.cuda.device(self._device):
             self._set_rate(rate)
             return self._replay(input_ids, labels).tolist()
@@ -53,6 +57,8 @@ class CapturedStep:
                 # thread_local: the threads that prepare batches may go on allocating memory meanwhile.
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                     self._result = self._step(self._input_ids, self._labels)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 raise TrainingError(

@@ -298,7 +298,8 @@ class Plan:
 
     def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
         self.batch, self.length, self.channels = u.shape
-        self.exact = u.dtype == torch.float32  # the hardware's exponentials are good enough for 16 bits
+        # The hardware's exponentials are good enough for numbers of 16 bits.
+        self.exact = all(t.dtype == torch.float32 for t in (u, B, C))
         grouped = [M.shape[2] for M in (B, C) if M.ndim == 4]
         self.groups = math.lcm(*grouped)
         self.d_state = max(4, 1 << (A.shape[1] - 1).bit_length())
