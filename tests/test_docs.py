@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,14 @@ def test_constants_are_those_of_the_code() -> None:
     for name, attribute, value in constants:
         before = rf"Pass\(.*\b{attribute}=" if attribute else ""
         assert re.search(rf"^{name} = {before}{value}\b", source, flags=re.MULTILINE), f"{name} is not {value}"
+
+
+def test_bugs_can_still_be_planted() -> None:
+    bugs = runpy.run_path(str(ROOT / "tests/plant_bugs.py"))["BUGS"]
+    assert len(bugs) >= 10
+    for name, (file, right, wrong) in bugs.items():
+        assert right != wrong
+        assert right in (KERNELS / file).read_text(encoding="utf-8"), f"{name}: {file} has no {right!r} any more"
 
 
 def test_measurements_are_in_the_log() -> None:
