@@ -14,7 +14,7 @@ def choose(chunks: int, programs: int) -> tuple[int, int, int]:
     [
         (64, 4 * SCHEDULERS, 1),  # two waves without a cut
         (64, SCHEDULERS // 2, 4),  # these four fill the GPU once
-        (1024, 24, 86),  # these four times
+        (1024, 24, 128),  # these three times
         (8, 1, 1),  # too short for two
         (1, 1, 1),
     ],
