@@ -40,6 +40,7 @@ from baby_mamba.ops.selective_scan.triton_forward import (
     per_channel,
     sigmoid,
     step_size,
+    store_part,
     store_states,
     unpacked,
     zero_states,
@@ -144,13 +145,10 @@ def part_adjoints(
         zs = zs_ahead
         t += TILE
         going = (t < end) & (alive != 0)
-    decay = ()
-    for j in tl.static_range(COUNT):
-        decay += (tl.where(alive != 0, exp2((passed * LOG2E)[:, None] * A[j], EXACT), 0.0),)
-    batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
-    offset = (part * batches + batch) * D_STATE * channels
-    store_states(of_states(decay_ptr + offset, channels, channel, STATES), channels, mask, decay, COUNT, STATES)
-    store_states(of_states(local_ptr + offset, channels, channel, STATES), channels, mask, local, COUNT, STATES)
+    store_part(
+        decay_ptr, local_ptr, local, A, passed, alive, part, batch, groups, channels, channel, mask,
+        D_STATE, STATES, BLOCK, EXACT,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=[

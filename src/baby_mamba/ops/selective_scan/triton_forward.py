@@ -286,6 +286,22 @@ def carry_states(
             tl.store(carried_ptr + segment.to(tl.int64) * size + number, state, inside & ends & (done <= parts))
 
 
+@triton.jit
+def store_part(
+    decay_ptr, local_ptr, local, A, passed, alive, part, batch, groups, channels, channel, mask,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """Write what a part does to a state: `local`, and the factor that its steps are together."""
+    COUNT: tl.constexpr = D_STATE // STATES
+    decay = ()
+    for j in tl.static_range(COUNT):
+        decay += (tl.where(alive != 0, exp2((passed * LOG2E)[:, None] * A[j], EXACT), 0.0),)
+    batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
+    offset = (part * batches + batch) * D_STATE * channels
+    store_states(of_states(decay_ptr + offset, channels, channel, STATES), channels, mask, decay, COUNT, STATES)
+    store_states(of_states(local_ptr + offset, channels, channel, STATES), channels, mask, local, COUNT, STATES)
+
+
 @triton.jit(do_not_specialize=[
     "length", "padded_length", "groups", "zero", "part_length",
 ])  # fmt: skip
@@ -343,13 +359,10 @@ def part_states(
         raws = raws_ahead
         t -= TILE
         going = (t >= begin) & (alive != 0)
-    decay = ()
-    for j in tl.static_range(COUNT):
-        decay += (tl.where(alive != 0, exp2((passed * LOG2E)[:, None] * A[j], EXACT), 0.0),)
-    batches = tl.num_programs(0) // (groups * tl.cdiv(channels // groups, BLOCK))
-    offset = (part * batches + batch) * D_STATE * channels
-    store_states(of_states(decay_ptr + offset, channels, channel, STATES), channels, mask, decay, COUNT, STATES)
-    store_states(of_states(local_ptr + offset, channels, channel, STATES), channels, mask, local, COUNT, STATES)
+    store_part(
+        decay_ptr, local_ptr, local, A, passed, alive, part, batch, groups, channels, channel, mask,
+        D_STATE, STATES, BLOCK, EXACT,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=[
