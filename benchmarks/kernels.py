@@ -267,6 +267,7 @@ def measure(names: list[str]) -> list[dict[str, object]]:
             shape = (batch, length, channels // operation.channels_divisor)
             arguments = make_leaves(operation, shape)
             times = milliseconds(lambda a, operation=operation: operation.run("triton", a), arguments)
+            print(f"{name} {shape}: forward {times[0]:.3f} ms, backward {times[1]:.3f} ms", flush=True)
             peak = peak_mebibytes(lambda a, operation=operation: operation.run("triton", a), arguments)
             rivals = {
                 rival: milliseconds(it.run, it.layout(arguments))
@@ -308,6 +309,7 @@ def measure_time_scaling(names: list[str]) -> list[dict[str, object]]:
             arguments = make_leaves(operation, (1, length, LONG_CHANNELS))
             both = milliseconds(lambda a, operation=operation: operation.run("triton", a), arguments)
             times[length] = [1e6 * ms / length for ms in both]
+            print(f"{name} {length:,} tokens: {times[length][0]:.1f} and {times[length][1]:.1f} ns each", flush=True)
             del arguments
             torch.cuda.empty_cache()
         for i, direction in enumerate(PASSES):
