@@ -58,8 +58,9 @@ def test_a_model_that_waits_for_the_gpu() -> None:
     trainer.model.backbone.register_forward_hook(wait)
     with pytest.raises(TrainingError, match=r"(?s)cannot become a CUDA graph .* set training_config.cuda_graph = no"):
         trainer.train()
-    again = make(cuda_graph=False)  # the GPU is as it was
-    assert again.train().step == 8
+    assert torch.rand(100, device="cuda").unique().numel() > 90  # the GPU is as it was, and its random numbers
+    for cuda_graph in (False, True):
+        assert make(cuda_graph=cuda_graph).train().step == 8
 
 
 def test_a_step_that_is_not_finite_is_not_taken() -> None:

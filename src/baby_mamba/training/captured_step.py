@@ -53,6 +53,8 @@ class CapturedStep:
         if self._graph is None:
             self._input_ids, self._labels = input_ids.clone(), labels.clone()
             self._graph = torch.cuda.CUDAGraph()
+            generator = torch.cuda.default_generators[self._device.index]
+            state = generator.clone_state()
             try:
                 # thread_local: the threads that prepare batches may go on allocating memory meanwhile.
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
@@ -60,6 +62,7 @@ class CapturedStep:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
+                generator.graphsafe_set_state(state)  # PyTorch leaves it in a capture that never ends
                 reason = str(error).splitlines()[0]
                 raise TrainingError(
                     f"this model's step cannot become a CUDA graph ({reason}): it waits for the GPU or moves numbers "
