@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import baby_mamba
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -49,6 +51,10 @@ def test_pins_are_in_the_ranges_that_the_package_accepts(project: dict, python: 
         for requirement in map(Requirement, requirements):
             assert requirement.name in pinned, f"{name} lacks {requirement.name}"
             assert pinned[requirement.name] in requirement.specifier
+
+
+def test_one_version_of_the_package(project: dict) -> None:
+    assert baby_mamba.__version__ == project["version"]
 
 
 def test_torch_and_triton_are_pinned_together() -> None:

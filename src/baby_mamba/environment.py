@@ -7,6 +7,8 @@ from importlib import metadata
 
 import torch
 
+import baby_mamba
+
 _PACKAGES = ("torch", "triton", "numba", "numpy", "transformers", "tokenizers")
 
 
@@ -15,12 +17,12 @@ def describe_environment() -> dict[str, str]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     description = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "cpu": f"{_processor_name()}, {os.cpu_count()} cores",
         "gpu": ", ".join(gpus) or "none",
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
-        "baby_mamba": _version("baby-mamba"),
+        "baby_mamba": baby_mamba.__version__,
     }
     return description | {name: _version(name) for name in _PACKAGES}
 
