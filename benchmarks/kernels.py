@@ -3,11 +3,12 @@
     python benchmarks/kernels.py [--op NAME ...] [--output FOLDER]
 
 Each operation is checked against the float64 reference at a small shape first. Times are those of the GPU alone: calls
-are captured as a CUDA graph, as in a training step, and replayed. The forward pass is that of training, which keeps
-what the backward pass needs; the backward pass is all that autograd calls. Prints a table; with --output also writes
-kernels.json and kernels.png. A roof is what the GPU's memory (each tensor read or written once) or its special-function
-units (one exponential a state, step and channel) allow; the rates are measured or read off the device.
-Last comes the time per token of a sequence of 1,048,576 tokens against that of one of 32,768.
+are captured as a CUDA graph, as in a training step, and replayed. Inference is a forward pass without gradients; the
+forward pass is that of training, which keeps what the backward pass needs; the backward pass is all that autograd
+calls. Prints a table; with --output also writes kernels.json and kernels.png. A roof is what the GPU's memory (each
+tensor read or written once) or its special-function units (one exponential a state, step and channel) allow; the rates
+are measured or read off the device. Last comes the time per token of a sequence of 1,048,576 tokens against that of one
+of 32,768.
 """
 
 import argparse
@@ -34,7 +35,7 @@ WIDTH = 4
 EXPONENTIALS_PER_CLOCK = 16  # of a multiprocessor's special-function units, compute capability 7.0 to 9.0
 LIMIT = 4e-3
 CALLS, REPLAYS = 10, 8  # calls in a CUDA graph, and how often it is replayed; the first time does not count
-PASSES = ("forward", "backward")
+PASSES = ("inference", "forward", "backward")
 # Okabe and Ito's, which everyone can tell apart.
 COLOURS = {"baby_mamba": "#0072B2", "mamba_ssm": "#E69F00", "causal_conv1d": "#CC79A7", "torch": "#009E73"}
 
@@ -53,7 +54,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Operation:
-    """What is timed. `bytes` are those of an element in each pass, `exponentials` are in both."""
+    """What is timed. `bytes` are those of an element forward and backward, `exponentials` are in both."""
 
     run: Callable[[str, Arguments], tuple[Tensor, ...]]  # by the backend of that name
     make: Callable[[int, int, int], Arguments]
@@ -218,11 +219,13 @@ def graph_milliseconds(call: Callable[[], object], stream: torch.cuda.Stream) ->
     return median(times[1:])
 
 
-def milliseconds(run: Run, arguments: Arguments) -> tuple[float, float]:
-    """Of the forward pass and of the backward pass."""
+def milliseconds(run: Run, arguments: Arguments) -> tuple[float, float, float]:
+    """Of each of `PASSES`."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # autograd runs the backward pass where the forward pass ran
+        with torch.no_grad():
+            inference = graph_milliseconds(lambda: run(arguments), stream)
         forward = graph_milliseconds(lambda: run(arguments), stream)
         outputs, leaves = run(arguments), list(arguments.values())
         cotangents = [torch.randn_like(t) for t in outputs]
@@ -230,7 +233,7 @@ def milliseconds(run: Run, arguments: Arguments) -> tuple[float, float]:
             lambda: torch.autograd.grad(outputs, leaves, cotangents, retain_graph=True), stream
         )
     torch.cuda.current_stream().wait_stream(stream)
-    return forward, backward
+    return inference, forward, backward
 
 
 def peak_mebibytes(run: Run, arguments: Arguments) -> float:
@@ -267,7 +270,7 @@ def measure(names: list[str]) -> list[dict[str, object]]:
             shape = (batch, length, channels // operation.channels_divisor)
             arguments = make_leaves(operation, shape)
             times = milliseconds(lambda a, operation=operation: operation.run("triton", a), arguments)
-            print(f"{name} {shape}: forward {times[0]:.3f} ms, backward {times[1]:.3f} ms", flush=True)
+            print(f"{name} {shape}: {', '.join(f'{ms:.3f}' for ms in times)} ms", flush=True)
             peak = peak_mebibytes(lambda a, operation=operation: operation.run("triton", a), arguments)
             rivals = {
                 rival: milliseconds(it.run, it.layout(arguments))
@@ -277,7 +280,7 @@ def measure(names: list[str]) -> list[dict[str, object]]:
             elements = batch * length * channels // operation.channels_divisor
             for i, direction in enumerate(PASSES):
                 roofs = {
-                    "bytes": 1e3 * elements * operation.bytes[i] / bytes_per_second,
+                    "bytes": 1e3 * elements * operation.bytes[direction == "backward"] / bytes_per_second,
                     "exponentials": 1e3 * elements * operation.exponentials / exponentials_per_second,
                 }
                 rows.append(
@@ -288,7 +291,7 @@ def measure(names: list[str]) -> list[dict[str, object]]:
                         "ms": times[i],
                         "roof_ms": roofs,
                         "times_the_roof": times[i] / max(roofs.values()),
-                        "rivals_ms": {rival: both[i] for rival, both in rivals.items()},
+                        "rivals_ms": {rival: its[i] for rival, its in rivals.items()},
                         "peak_mib": peak,
                     }
                 )
@@ -307,9 +310,9 @@ def measure_time_scaling(names: list[str]) -> list[dict[str, object]]:
         times = {}
         for length in (SHORT, LONG):
             arguments = make_leaves(operation, (1, length, LONG_CHANNELS))
-            both = milliseconds(lambda a, operation=operation: operation.run("triton", a), arguments)
-            times[length] = [1e6 * ms / length for ms in both]
-            print(f"{name} {length:,} tokens: {times[length][0]:.1f} and {times[length][1]:.1f} ns each", flush=True)
+            passes = milliseconds(lambda a, operation=operation: operation.run("triton", a), arguments)
+            times[length] = [1e6 * ms / length for ms in passes]
+            print(f"{name} {length:,} tokens: {', '.join(f'{ns:.1f}' for ns in times[length])} ns each", flush=True)
             del arguments
             torch.cuda.empty_cache()
         for i, direction in enumerate(PASSES):

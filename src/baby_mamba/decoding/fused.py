@@ -74,8 +74,10 @@ class Plan:
     @classmethod
     def of(cls, model: Mamba, batch: int) -> Plan:
         """The fastest plan that is known."""
+        from baby_mamba.ops.triton_support import can_overlap
+
         config, device = model.config, model.lm_head.weight.device
-        overlap = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        overlap = can_overlap(device)
         if batch == 1:
             k_in, k_out = (min(256, max(32, _power_of_2(width))) for width in (config.d_model, config.d_inner))
             return cls(
@@ -176,11 +178,9 @@ class FusedStep:
             self._project(self.plan.head, self._normalised, model.lm_head.weight, None, self.logits)
 
     def _launch(self, kernel: object, grid: tuple[int, ...], *arguments: object, **options: object) -> None:
-        from baby_mamba.ops.triton_support import launch
+        from baby_mamba.ops.triton_support import early, launch
 
-        if self.plan.overlap:
-            options["launch_pdl"] = True
-        launch(kernel, grid, *arguments, **options, OVERLAP=self.plan.overlap)
+        launch(kernel, grid, *arguments, **options, **early(self.plan.overlap))
 
     def _normalise(self, x: Tensor, norm: nn.Module, residual: Tensor | None, total: Tensor) -> None:
         from baby_mamba.decoding.kernels import normalise

@@ -25,23 +25,9 @@ Dimensions are compile-time constants. Weights are (out, in), as nn.Linear has t
 
 import triton
 import triton.language as tl
-from triton.language.extra import cuda
 
 from baby_mamba.ops.selective_scan.triton_forward import LOG2E, sigmoid, softplus
-
-
-@triton.jit
-def let_next_kernel_start(OVERLAP: tl.constexpr):
-    """Once all programs of this one have come here."""
-    if OVERLAP:
-        cuda.gdc_launch_dependents()
-
-
-@triton.jit
-def wait(OVERLAP: tl.constexpr):
-    """For all that the kernels before have written."""
-    if OVERLAP:
-        cuda.gdc_wait()
+from baby_mamba.ops.triton_support import let_next_kernel_start, wait
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from baby_mamba.ops.selective_scan.reference import computing_dtype
 from baby_mamba.ops.selective_scan.segments import CARRIED_AT_ONCE, Pass, choose_segments
 from baby_mamba.ops.selective_scan.triton_backward import part_adjoints, scan_backward
 from baby_mamba.ops.selective_scan.triton_forward import carry_states, part_states, scan_forward
-from baby_mamba.ops.triton_support import is_compiled, launch
+from baby_mamba.ops.triton_support import can_overlap, early, is_compiled, launch
 
 CHUNK = 32  # steps from one stored state to the next
 MAX_STATES = 16  # states of a channel that one launch holds in registers
@@ -127,6 +127,7 @@ def _run_forward(
     final = torch.empty(batch, plan.d_state, channels, dtype=torch.float32, device=u.device)
     starts = plan.padded(starts)
     segment_length, segments, parts_of_segment = plan.segments(FORWARD, PART_STATES)
+    overlap = segments > 1 and can_overlap(u.device)
     if segments > 1:
         parts = (segments - 1) * parts_of_segment  # nobody asks for the state after the last segment
         decay, local = final.new_empty(2, parts, *final.shape)
@@ -137,9 +138,10 @@ def _run_forward(
             u.stride(0), u.stride(1), delta.stride(0), delta.stride(1),
             D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_STATES.block, TILE=PART_STATES.tile,
             SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full(PART_STATES),
-            EXACT=plan.exact, NEAR=is_compiled(part_states), maxnreg=65536 // (32 * 4 * PART_STATES.warps), **OPTIONS,
+            EXACT=plan.exact, NEAR=is_compiled(part_states), OVERLAP=overlap,
+            maxnreg=65536 // (32 * 4 * PART_STATES.warps), **OPTIONS,
         )  # fmt: skip
-        initial = plan.carried(decay, local, initial, segments, parts_of_segment, back=False)
+        initial = plan.carried(decay, local, initial, segments, parts_of_segment, back=False, overlap=overlap)
     launch(
         scan_forward, (plan.programs(FORWARD), segments),
         u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, y, final, saved if keep else None,
@@ -147,7 +149,7 @@ def _run_forward(
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z),
         D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=FORWARD.block, TILE=FORWARD.tile, CHUNK=CHUNK,
         SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, C_CONSTANT=C.ndim == 2, FULL=plan.full(FORWARD),
-        EXACT=plan.exact, NEAR=is_compiled(scan_forward), **OPTIONS,
+        EXACT=plan.exact, NEAR=is_compiled(scan_forward), **early(overlap), **OPTIONS,
     )  # fmt: skip
     return y, final[:, :d_state].transpose(1, 2).contiguous(), saved
 
@@ -211,7 +213,7 @@ def _backward(
             SOFTPLUS=delta_softplus, C_CONSTANT=C_constant, FULL=plan.full(PART_ADJOINTS),
             EXACT=plan.exact, NEAR=is_compiled(part_adjoints), **OPTIONS,
         )  # fmt: skip
-        dfinal = plan.carried(decay, local, dfinal, segments, parts_of_segment, back=True)
+        dfinal = plan.carried(decay, local, dfinal, segments, parts_of_segment, back=True, overlap=False)
     per_segment = (segments, batch, plan.d_state, channels)
     per_block = (plan.groups, plan.blocks(BACKWARD), batch, plan.padded_length, plan.d_state)
     dA = torch.empty(per_segment, **f32)
@@ -335,7 +337,15 @@ class Plan:
         return length * CHUNK, segments, parts
 
     def carried(
-        self, decay: Tensor, local: Tensor, first: Tensor | None, segments: int, parts_of_segment: int, back: bool
+        self,
+        decay: Tensor,
+        local: Tensor,
+        first: Tensor | None,
+        segments: int,
+        parts_of_segment: int,
+        *,
+        back: bool,
+        overlap: bool,
     ) -> Tensor:
         """What enters each segment, (segments, batch, padded d_state, channels); `first` enters the first or last."""
         carried = decay.new_empty(segments, *decay.shape[1:])
@@ -343,7 +353,7 @@ class Plan:
         launch(
             carry_states, (-(-size // CARRY_BLOCK), 1),
             decay, local, first, carried, len(decay), parts_of_segment, size,
-            BACK=back, BLOCK=CARRY_BLOCK, AT_ONCE=CARRIED_AT_ONCE,
+            BACK=back, BLOCK=CARRY_BLOCK, AT_ONCE=CARRIED_AT_ONCE, **early(overlap),
         )  # fmt: skip
         return carried
 

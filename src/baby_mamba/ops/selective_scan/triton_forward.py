@@ -29,6 +29,8 @@ docs/how_the_kernel_works.md leads here, with figures.
 import triton
 import triton.language as tl
 
+from baby_mamba.ops.triton_support import let_next_kernel_start, wait
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -252,38 +254,51 @@ def input_rows(
     return blocks
 
 
+@triton.jit
+def load_parts(pointer, size, start, parts, inside, BACK: tl.constexpr, COUNT: tl.constexpr):
+    """One number a lane from each of `COUNT` parts, from the `start`-th on as they are carried; 0 after the last."""
+    numbers = ()
+    for i in tl.static_range(COUNT):
+        part = parts - 1 - start - i if BACK else start + i
+        numbers += (tl.load(pointer + part.to(tl.int64) * size, inside & (start + i < parts), 0.0),)
+    return numbers
+
+
 @triton.jit(do_not_specialize=["parts", "parts_of_segment", "size"])
 def carry_states(
     decay_ptr, local_ptr, first_ptr, carried_ptr, parts, parts_of_segment, size,
-    BACK: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+    BACK: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """What enters each segment, (segment, size), from what its parts do: state <- decay state + local.
 
     A lane carries one number through all parts, in the order of time, or with `BACK` against it; `size` is how many
     numbers the states of all batch entries and channels are.
     """
+    let_next_kernel_start(OVERLAP)
     number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = number < size
+    decay_ptr += number
+    local_ptr += number
+    carried_ptr += number
     state = tl.zeros((BLOCK,), tl.float32)
     if first_ptr is not None:
         state = tl.load(first_ptr + number, inside, 0.0)
-    first_segment = (parts + parts_of_segment - 1) // parts_of_segment if BACK else 0
-    tl.store(carried_ptr + first_segment.to(tl.int64) * size + number if BACK else carried_ptr + number, state, inside)
+    first_segment = tl.cdiv(parts, parts_of_segment) if BACK else 0
+    tl.store(carried_ptr + first_segment.to(tl.int64) * size if BACK else carried_ptr, state, inside)
+    wait(OVERLAP)
+    decays = load_parts(decay_ptr, size, 0, parts, inside, BACK, AT_ONCE)
+    locals = load_parts(local_ptr, size, 0, parts, inside, BACK, AT_ONCE)
     for start in range(0, parts, AT_ONCE):
-        decays = ()
-        locals = ()
-        for i in tl.static_range(AT_ONCE):
-            part = parts - 1 - start - i if BACK else start + i
-            here = part.to(tl.int64) * size + number
-            there = inside & (start + i < parts)
-            decays += (tl.load(decay_ptr + here, there, 1.0),)
-            locals += (tl.load(local_ptr + here, there, 0.0),)
+        next_decays = load_parts(decay_ptr, size, start + AT_ONCE, parts, inside, BACK, AT_ONCE)
+        next_locals = load_parts(local_ptr, size, start + AT_ONCE, parts, inside, BACK, AT_ONCE)
         for i in tl.static_range(AT_ONCE):
             state = decays[i] * state + locals[i]
             done = start + i + 1
             segment = (parts - done) // parts_of_segment if BACK else done // parts_of_segment
             ends = (parts - done if BACK else done) % parts_of_segment == 0
-            tl.store(carried_ptr + segment.to(tl.int64) * size + number, state, inside & ends & (done <= parts))
+            tl.store(carried_ptr + segment.to(tl.int64) * size, state, inside & ends & (done <= parts))
+        decays = next_decays
+        locals = next_locals
 
 
 @triton.jit
@@ -311,6 +326,7 @@ def part_states(
     u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, FULL: tl.constexpr, EXACT: tl.constexpr, NEAR: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """For each part `local`, the state at its end had it begun with 0, and `decay`, the factor of its first state.
 
@@ -359,6 +375,8 @@ def part_states(
         raws = raws_ahead
         t -= TILE
         going = (t >= begin) & (alive != 0)
+    # Not before: the kernels that follow would take the place of programs of this one that have yet to begin.
+    let_next_kernel_start(OVERLAP)
     store_part(
         decay_ptr, local_ptr, local, A, passed, alive, part, batch, groups, channels, channel, mask,
         D_STATE, STATES, BLOCK, EXACT,
@@ -375,7 +393,7 @@ def scan_forward(
     u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
-    EXACT: tl.constexpr, NEAR: tl.constexpr,
+    EXACT: tl.constexpr, NEAR: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """y, the state at the start of every chunk (batch, chunk, d_state, channels), and the final state."""
     COUNT: tl.constexpr = D_STATE // STATES
@@ -402,10 +420,12 @@ def scan_forward(
     y_row: tl.constexpr = channels
     if z_ptr is not None:
         z_ptr += batch * z_batch + channel
+    final_states = of_states(final_ptr + state_of_batch, channels, channel, STATES)
     if saved_ptr is not None:
         saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels
         saved_ptr = of_states(saved_ptr, channels, channel, STATES)
 
+    wait(OVERLAP)
     if initial_ptr is not None:
         initial_ptr += segment * batches * D_STATE * channels + state_of_batch
         h = load_states(of_states(initial_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
@@ -434,9 +454,13 @@ def scan_forward(
         zs_ahead = us_ahead
         if z_ptr is not None:
             zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
-        if saved_ptr is not None:  # noqa: SIM102 - the compiler drops this branch, and only this form of it
+        if saved_ptr is not None:
             if t % CHUNK == 0:
                 store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
+        elif zero != 0:
+            # Never. But the branch keeps the loads of rows above it, as the one above does; else they come so late that
+            # the kernel takes a tenth more.
+            store_states(final_states, channels, mask, h, COUNT, STATES)
         for i in tl.static_range(TILE):
             if i + 2 < TILE:
                 B_ahead = input_rows(B_ptr, t, i + 2, channels, D_STATE, STATES, B_CONSTANT)
@@ -475,4 +499,4 @@ def scan_forward(
         raws = raws_ahead
         zs = zs_ahead
     if end == padded_length:
-        store_states(of_states(final_ptr + state_of_batch, channels, channel, STATES), channels, mask, h, COUNT, STATES)
+        store_states(final_states, channels, mask, h, COUNT, STATES)
