@@ -155,6 +155,13 @@ def test_the_report_has_the_numbers_of_the_results(compared: tuple[Path, dict]) 
     assert all(f"- {sentence}\n" in text for sentence in results["summary"])
 
 
+def test_cuda_graphs_are_only_mentioned_on_a_gpu(compared: tuple[Path, dict], tmp_path: Path) -> None:
+    folder, results = compared
+    assert "CUDA" not in (folder / "report.md").read_text(encoding="utf-8")
+    report.write_report(results | {"config": results["config"] | {"device": "cuda"}}, tmp_path)
+    assert "replayed as CUDA graphs" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_texts_stand_side_by_side(compared: tuple[Path, dict]) -> None:
     folder, results = compared
     assert [texts["prompt"] for texts in results["texts"]] == ["the ", "fox"]

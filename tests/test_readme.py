@@ -74,9 +74,10 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_figures_have_descriptions() -> None:
-    figures = dict(re.findall(r"!\[([^\]]*)\]\(assets/([^)]+)\)", README))
-    assert sorted(figures.values()) == sorted(path.name for path in (ROOT / "assets").glob("*.png"))
-    assert all(len(description) > 40 for description in figures)
+    figures = re.findall(r"!\[([^\]]*)\]\(assets/([^)]+)\)", README)
+    pictures = [path.relative_to(ROOT / "assets").as_posix() for path in (ROOT / "assets").rglob("*.png")]
+    assert sorted(file for _, file in figures) == sorted(pictures)
+    assert all(len(description) > 40 for description, _ in figures)
 
 
 def test_tree_has_every_file() -> None:

@@ -84,6 +84,7 @@ def compare(config: RunConfig, new_reporter: Callable[[], Reporter] = ConsoleRep
     results["texts"] = _texts(trained, config)
     results["config"] = {"dataset": asdict(config.dataset), "training": asdict(config.training_config)}
     results["config"] |= {"comparison": asdict(config.comparison), "block_size": config.model_config.block_size}
+    results["config"]["device"] = choose_device(config.training_config.device).type
     results["summary"] = summarise(results)
 
     folder = Path(config.training_config.ckpt_path)

@@ -185,7 +185,7 @@ def write_report(results: Results, folder: Path) -> None:
         "is scored in windows of the same length. One run of each: another seed can move a loss by a few hundredths. "
         "Seconds of training are tokens at the median speed of the run, evaluations left out. The other speeds are "
         "medians, the two taking turns. Decoding is one stream; the Transformer has its cache of keys and values, as "
-        f"transformers keeps it by default.{_on_gpu(training) if 'gpu' in environment else ''}",
+        f"transformers keeps it by default.{_on_gpu(training) if config['device'] == 'cuda' else ''}",
         "Measured with " + "; ".join(f"{key} {value}" for key, value in environment.items()) + ".",
         "## Held-out loss",
         "![Held-out loss of both against the tokens read, and against the seconds of training](loss.png)",
