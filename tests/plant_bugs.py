@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FORWARD, BACKWARD, HOST = "triton_forward.py", "triton_backward.py", "triton.py"
+FORWARD, BACKWARD, PARTS, HOST = "triton_forward.py", "triton_backward.py", "triton_parts.py", "triton.py"
 
 # what is wrong: (file, the right text, the wrong text)
 BUGS = {
@@ -25,7 +25,7 @@ BUGS = {
     "the exponential's polynomial is a little off": (FORWARD, "0.2402264689", "0.2402164689"),
     "the state slips by 0.1 % a tile": (FORWARD, "        raws = raws_ahead\n        zs = zs_ahead\n", "        h = tuple([x * 0.999 for x in h])\n        raws = raws_ahead\n        zs = zs_ahead\n"),
     "the softplus is a little off": (FORWARD, "-0.4999949314", "-0.4989949314"),
-    "a part forgets what came before": (FORWARD, "decays[i] * state + locals[i]", "locals[i]"),
+    "a part forgets what came before": (PARTS, "decays[i] * state + locals[i]", "locals[i]"),
     "a reset comes one step late": (FORWARD, "carry = tl.load(starts_ptr + batch * padded_length + t + i) == 0", "carry = tl.load(starts_ptr + batch * padded_length + tl.maximum(t + i - 1, 0)) == 0"),
     "dA has the wrong sign": (BACKWARD, "dAj += through_factor * deltas", "dAj -= through_factor * deltas"),
     "the adjoint does not decay": (BACKWARD, "qj = factors[TILE - 1 - k] * g", "qj = g"),

@@ -59,10 +59,10 @@ class CapturedStep:
                 # thread_local: the threads that prepare batches may go on allocating memory meanwhile.
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                     self._result = self._step(self._input_ids, self._labels)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
                 generator.graphsafe_set_state(state)  # PyTorch leaves it in a capture that never ends
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
                 reason = str(error).splitlines()[0]
                 raise TrainingError(
                     f"this model's step cannot become a CUDA graph ({reason}): it waits for the GPU or moves numbers "

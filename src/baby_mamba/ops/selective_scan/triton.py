@@ -2,7 +2,7 @@
 
 Nothing of size (batch, length, channels, d_state) is ever stored. The forward pass keeps its inputs and one state in
 every `CHUNK` steps; the backward pass recomputes the rest. All sums have a fixed order, so gradients repeat bit by bit.
-The kernels, and how they work, are in `triton_forward` and `triton_backward`.
+The kernels, and how they work, are in `triton_forward`, `triton_backward` and `triton_parts`.
 """
 
 import math
@@ -13,8 +13,9 @@ from torch import Tensor
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.selective_scan.reference import computing_dtype
 from baby_mamba.ops.selective_scan.segments import CARRIED_AT_ONCE, Pass, choose_segments
-from baby_mamba.ops.selective_scan.triton_backward import part_adjoints, scan_backward
-from baby_mamba.ops.selective_scan.triton_forward import carry_states, part_states, scan_forward
+from baby_mamba.ops.selective_scan.triton_backward import scan_backward
+from baby_mamba.ops.selective_scan.triton_forward import scan_forward
+from baby_mamba.ops.selective_scan.triton_parts import carry_states, part_adjoints, part_states
 from baby_mamba.ops.triton_support import can_overlap, early, is_compiled, launch
 
 CHUNK = 32  # steps from one stored state to the next

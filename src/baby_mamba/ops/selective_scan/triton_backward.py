@@ -40,7 +40,6 @@ from baby_mamba.ops.selective_scan.triton_forward import (
     per_channel,
     sigmoid,
     step_size,
-    store_part,
     store_states,
     unpacked,
     zero_states,
@@ -77,78 +76,6 @@ def time_rows(
     for i in tl.static_range(COUNT):
         rows += (unpacked(input_row(pointer, t, i, j, channels, D_STATE, STATES, CONSTANT)),)
     return rows
-
-
-@triton.jit(do_not_specialize=[
-    "length", "padded_length", "groups", "zero", "skipped", "part_length",
-])  # fmt: skip
-def part_adjoints(
-    delta_ptr, A_ptr, C_ptr, z_ptr, bias_ptr, starts_ptr, dout_ptr, decay_ptr, local_ptr,
-    length, padded_length, channels: tl.constexpr, groups, zero, skipped, part_length,
-    delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr, dout_batch, dout_row: tl.constexpr,
-    D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr, EXACT: tl.constexpr, NEAR: tl.constexpr,
-):  # fmt: skip
-    """The mirror of `part_states`: q at the start of each part if the one at its end were 0, and its factor.
-
-    local = sum_t exp(A (delta_begin + ... + delta_t)) C_t dy_t.
-    """
-    COUNT: tl.constexpr = D_STATE // STATES
-    batch, group, channel, inside = locate(channels, groups, zero, BLOCK, PAIRS=FULL)
-    part = tl.program_id(1).to(tl.int64)
-    t = (part + skipped) * part_length
-    end = tl.minimum(t + part_length, padded_length)
-    mask = None if FULL else inside[:, None]
-    bias = per_channel(bias_ptr, channel, inside)
-    A = load_states(of_states(A_ptr, channels, channel, STATES), channels, mask, COUNT, STATES)
-    C_rows = input_rows_pointer(C_ptr, batch, group, groups, padded_length, D_STATE)
-    C_ptr = input_pointer(C_ptr, batch, group, groups, padded_length, channels, channel, D_STATE, STATES, C_CONSTANT)
-    delta_ptr += batch * delta_batch + channel
-    dout_ptr += batch * dout_batch + channel
-    if z_ptr is not None:
-        z_ptr += batch * z_batch + channel
-
-    local = zero_states(BLOCK, COUNT, STATES)
-    passed = tl.zeros((BLOCK,), tl.float32)  # sum of delta from the first step to the one at hand
-    alive = 1  # no packed sequence has started since the first step
-    raws = load_rows(delta_ptr + t * delta_row, delta_row, length - t, inside, TILE, FULL)
-    douts = load_rows(dout_ptr + t * dout_row, dout_row, length - t, inside, TILE, FULL)
-    zs = douts
-    if z_ptr is not None:
-        zs = load_rows(z_ptr + t * z_row, z_row, length - t, inside, TILE, FULL)
-    going = True
-    while going:
-        ahead = tl.minimum(t + TILE, end - TILE)  # the last tile loads itself again
-        if NEAR and not C_CONSTANT:
-            bring_inputs_near(C_rows, ahead, D_STATE, TILE)
-        raws_ahead = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
-        douts_ahead = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)
-        zs_ahead = douts_ahead
-        if z_ptr is not None:
-            zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
-        for i in tl.static_range(TILE):
-            passed += step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
-            dy = douts[i].to(tl.float32)
-            if z_ptr is not None:
-                z = zs[i].to(tl.float32)
-                dy *= z * sigmoid(z, EXACT)
-            if starts_ptr is not None:
-                alive = tl.where(tl.load(starts_ptr + batch * padded_length + t + i) != 0, 0, alive)
-                dy = tl.where(alive != 0, dy, 0.0)
-            total = ()
-            for j in tl.static_range(COUNT):
-                C = unpacked(input_row(C_ptr, t, i, j, channels, D_STATE, STATES, C_CONSTANT))
-                total += (local[j] + exp2((passed * LOG2E)[:, None] * A[j], EXACT) * (dy[:, None] * C),)
-            local = total
-        raws = raws_ahead
-        douts = douts_ahead
-        zs = zs_ahead
-        t += TILE
-        going = (t < end) & (alive != 0)
-    store_part(
-        decay_ptr, local_ptr, local, A, passed, alive, part, batch, groups, channels, channel, mask,
-        D_STATE, STATES, BLOCK, EXACT,
-    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=[
