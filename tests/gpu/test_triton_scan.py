@@ -81,6 +81,14 @@ def test_segments(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     check(random_arguments(2, 200, 64), ids)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [256, 200])
+def test_programs_of_several_warps(dtype: torch.dtype, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_scan, "MIN_SEGMENT", triton_scan.CHUNK)
+    monkeypatch.setattr(triton_scan, "SCHEDULERS", 0)
+    check(random_arguments(2, length, 512, dtype=dtype))
+
+
 @pytest.mark.parametrize("d_state", [1, 5, 32, 40])
 def test_numbers_of_states(d_state: int) -> None:
     check(random_arguments(1, 33, 40, d_state))

@@ -89,13 +89,21 @@ def check(arguments: dict[str, Tensor], softplus: bool = True, ids: Tensor | Non
 @pytest.fixture
 def many_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of two chunks, each in two parts."""
-    monkeypatch.setattr(triton_scan, "choose_segments", lambda chunks, *_: (2, -(-chunks // 2), 2))
+    monkeypatch.setattr(triton_scan, "choose_segments", lambda length, *_: (64, -(-length // 64), 2))
 
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of one chunk, each in four parts, which then begin within a chunk."""
-    monkeypatch.setattr(triton_scan, "choose_segments", lambda chunks, *_: (1, chunks, 4))
+    monkeypatch.setattr(triton_scan, "choose_segments", lambda length, *_: (32, length // 32, 4))
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of five units: in the forward pass they begin within a chunk."""
+    monkeypatch.setattr(
+        triton_scan, "choose_segments", lambda length, unit, *_: (5 * unit, -(-length // (5 * unit)), 1)
+    )
 
 
 @pytest.mark.parametrize(("batch", "length", "channels", "d_state"), [(2, 1, 3, 1), (1, 5, 3, 5), (1, 33, 66, 16)])
@@ -111,6 +119,18 @@ def test_segments() -> None:
 @pytest.mark.usefixtures("small_parts")
 def test_parts_within_a_chunk() -> None:
     check(random_arguments(1, 90, 2, 3))
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_segments_within_a_chunk() -> None:
+    check(random_arguments(1, 180, 2, 3))
+
+
+@pytest.mark.usefixtures("many_segments")
+def test_programs_of_several_warps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_scan, "SCHEDULERS", 0)
+    check(random_arguments(1, 65, 2 * triton_scan.FORWARD.block, 1))
+    check(random_arguments(1, 64, 2 * triton_scan.FORWARD.block, 1))
 
 
 @pytest.mark.usefixtures("many_segments")
@@ -130,13 +150,15 @@ def test_options_left_out() -> None:
     check({**few, "delta": few["delta"].abs()}, softplus=False)
 
 
-def test_whole_tiles_and_blocks() -> None:
-    check(random_arguments(1, triton_scan.CHUNK, triton_scan.FORWARD.block, 4))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whole_tiles_and_blocks(dtype: torch.dtype) -> None:
+    check(random_arguments(1, triton_scan.CHUNK, triton_scan.FORWARD.block, 4, dtype=dtype))
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_whole_parts_and_blocks() -> None:
-    check(random_arguments(1, 2 * triton_scan.CHUNK, 2 * triton_scan.PART_STATES.block, 4, "grouped"))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whole_parts_and_blocks(dtype: torch.dtype) -> None:
+    check(random_arguments(1, 2 * triton_scan.CHUNK, 2 * triton_scan.PART_STATES.block, 4, "grouped", dtype=dtype))
 
 
 def test_steps_of_any_size() -> None:

@@ -18,57 +18,62 @@ class Pass:
     """How a kernel fills the GPU; measured on an H100 (docs/kernel_log.md).
 
     Attributes:
-        block: channels of a program; it is one warp.
+        block: channels of a warp.
         tile: steps at once.
+        exact_tile: the same where exponentials are computed by arithmetic.
         warps: that run at once on each scheduler.
-        chunk: microseconds that these take for a chunk of time.
-        alone: share of `chunk` that a single one takes: it waits for itself.
-        tail: share of `chunk` by which the last ones end later.
+        together: of these that come and go at once, as those of one program.
+        step: microseconds that these take for a step of time.
+        alone: share of `step` that a single one takes: it waits for itself.
+        tail: share of the whole by which the last ones end later.
     """
 
     block: int
     tile: int
+    exact_tile: int
     warps: int
-    chunk: float
+    together: int
+    step: float
     alone: float
     tail: float
 
-    def microseconds(self, programs: int, chunks: float) -> float:
-        """For so many programs, each over so many chunks: whole waves, and one that does not fill the GPU."""
-        waves, rest = divmod(programs, self.warps * SCHEDULERS)
-        last = max(self.alone, math.ceil(rest / SCHEDULERS) / self.warps) if rest else 0.0
-        return chunks * self.chunk * (waves + last + self.tail)
+    def microseconds(self, warps: int, steps: float) -> float:
+        """For so many warps, each over so many steps: whole waves, and one that does not fill the GPU."""
+        waves, rest = divmod(warps, self.warps * SCHEDULERS)
+        together = self.together if warps > SCHEDULERS else 1
+        last = max(self.alone, math.ceil(rest / (together * SCHEDULERS)) * together / self.warps) if rest else 0.0
+        return steps * self.step * (waves + last + self.tail)
 
 
 @functools.cache
 def choose_segments(
-    chunks: int, programs: int, first_programs: int, states: int, main: Pass, first: Pass, shortest: int, pieces: int
+    length: int, unit: int, warps: int, first_warps: int, states: int, main: Pass, first: Pass, shortest: int
 ) -> tuple[int, int, int]:
-    """(chunks of a segment, segments, parts of a segment) for which the estimate is least.
+    """(steps of a segment, segments, parts of a segment) for which the estimate is least.
 
     Args:
-        chunks: length of the sequence.
-        programs, first_programs: that each segment needs in the main pass, and each part in the first pass.
+        length: of the sequence in steps.
+        unit: steps of which a segment is a multiple, itself one of the tiles of both passes.
+        warps, first_warps: that each segment needs in the main pass, and each part in the first pass.
         states: numbers that are carried from part to part.
         main, first: the two passes.
-        shortest: chunks that a segment has at least.
-        pieces: of a chunk, at which parts may begin.
+        shortest: steps that a segment has at least.
     """
 
-    def estimate(length: int, segments: int, parts: int) -> float:
-        total = main.microseconds(programs * segments, length + 0.5)
+    def estimate(steps: int, segments: int, parts: int) -> float:
+        total = main.microseconds(warps * segments, steps + 16)
         if segments > 1:
             carried = (segments - 1) * parts
-            total += first.microseconds(first_programs * carried, length / parts + 0.3)
+            total += first.microseconds(first_warps * carried, steps / parts + 10)
             total += max(math.ceil(carried / CARRIED_AT_ONCE) * CARRY_STEP, 8 * carried * states / BYTES)
         return total
 
-    most = min(chunks // shortest, math.ceil(8 * main.warps * SCHEDULERS / programs))
-    lengths = dict.fromkeys(math.ceil(chunks / count) for count in range(1, max(most, 1) + 1))
+    most = min(length // shortest, math.ceil(8 * main.warps * SCHEDULERS / warps))
+    steps_of_segments = dict.fromkeys(unit * math.ceil(length / unit / count) for count in range(1, max(most, 1) + 1))
     choices = (
-        (length, math.ceil(chunks / length), parts)
-        for length in lengths
+        (steps, math.ceil(length / steps), parts)
+        for steps in steps_of_segments
         for parts in (1, 2, 4, 8)
-        if length * pieces % parts == 0
+        if steps % (parts * first.tile) == 0
     )
     return min(choices, key=lambda choice: estimate(*choice))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baby_mamba.errors import ShapeError
 from baby_mamba.ops.selective_scan.reference import computing_dtype
-from baby_mamba.ops.selective_scan.segments import CARRIED_AT_ONCE, Pass, choose_segments
+from baby_mamba.ops.selective_scan.segments import CARRIED_AT_ONCE, SCHEDULERS, Pass, choose_segments
 from baby_mamba.ops.selective_scan.triton_backward import scan_backward
 from baby_mamba.ops.selective_scan.triton_forward import scan_forward
 from baby_mamba.ops.selective_scan.triton_parts import carry_states, part_adjoints, part_states
@@ -20,15 +20,16 @@ from baby_mamba.ops.triton_support import can_overlap, early, is_compiled, launc
 
 CHUNK = 32  # steps from one stored state to the next
 MAX_STATES = 16  # states of a channel that one launch holds in registers
-FORWARD = Pass(block=64, tile=8, warps=2, chunk=14.6, alone=0.8, tail=0.0)
-PART_STATES = Pass(block=64, tile=8, warps=4, chunk=18.5, alone=0.55, tail=0.2)
-# A tile of 4 steps times 4 states makes the 16 rows of one tensor-core product.
-BACKWARD = Pass(block=32, tile=4, warps=2, chunk=35.0, alone=0.75, tail=0.0)
-PART_ADJOINTS = Pass(block=64, tile=4, warps=3, chunk=16.7, alone=0.6, tail=0.15)
+FORWARD = Pass(block=64, tile=8, exact_tile=2, warps=2, together=2, step=0.434, alone=0.8, tail=0.0)
+PART_STATES = Pass(block=64, tile=8, exact_tile=4, warps=4, together=2, step=0.575, alone=0.55, tail=0.1)
+BACKWARD = Pass(block=32, tile=4, exact_tile=2, warps=2, together=1, step=1.094, alone=0.75, tail=0.0)
+PART_ADJOINTS = Pass(block=64, tile=4, exact_tile=4, warps=3, together=1, step=0.522, alone=0.6, tail=0.15)
+SUM_ROWS = 16  # of the tensor-core product that adds over channels: a tile's steps times states at once
 MIN_SEGMENT = 256  # steps: shorter segments cost more in folding than they win
 CARRY_BLOCK = 128  # numbers of a program that carries states from part to part
+MOST_WARPS = 8  # of a program
 # Triton's own pipelining (num_stages > 1) copies through shared memory what the kernels already load ahead.
-OPTIONS = {"num_warps": 1, "num_stages": 1}
+OPTIONS = {"num_stages": 1}
 
 
 def selective_scan(
@@ -127,30 +128,32 @@ def _run_forward(
     initial = plan.states(initial_state)
     final = torch.empty(batch, plan.d_state, channels, dtype=torch.float32, device=u.device)
     starts = plan.padded(starts)
-    segment_length, segments, parts_of_segment = plan.segments(FORWARD, PART_STATES)
+    segment_length, segments, parts_of_segment = plan.segments(FORWARD, PART_STATES, unit=FORWARD.tile)
     overlap = segments > 1 and can_overlap(u.device)
     if segments > 1:
         parts = (segments - 1) * parts_of_segment  # nobody asks for the state after the last segment
         decay, local = final.new_empty(2, parts, *final.shape)
+        warps = plan.warps_of_program(PART_STATES, parts)
         launch(
-            part_states, (plan.programs(PART_STATES), parts),
+            part_states, (plan.warps(PART_STATES) // warps, parts),
             u, delta, A_t, B_t, delta_bias, starts, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, segment_length // parts_of_segment,
             u.stride(0), u.stride(1), delta.stride(0), delta.stride(1),
-            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_STATES.block, TILE=PART_STATES.tile,
-            SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full(PART_STATES),
+            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_STATES.block * warps,
+            TILE=plan.tile(PART_STATES), SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, FULL=plan.full(PART_STATES),
             EXACT=plan.exact, NEAR=is_compiled(part_states), OVERLAP=overlap,
-            maxnreg=65536 // (32 * 4 * PART_STATES.warps), **OPTIONS,
+            num_warps=warps, maxnreg=65536 // (32 * 4 * PART_STATES.warps), **OPTIONS,
         )  # fmt: skip
         initial = plan.carried(decay, local, initial, segments, parts_of_segment, back=False, overlap=overlap)
+    warps = plan.warps_of_program(FORWARD, segments)
     launch(
-        scan_forward, (plan.programs(FORWARD), segments),
-        u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, y, final, saved if keep else None,
-        length, plan.padded_length, channels, plan.groups, 0, segment_length,
+        scan_forward, (plan.warps(FORWARD) // warps, segments),
+        u, delta, A_t, B_t, C_t, D, z, delta_bias, initial, starts, y, final, saved,
+        length, plan.padded_length, channels, plan.groups, 0, segment_length, int(keep),
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z),
-        D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=FORWARD.block, TILE=FORWARD.tile, CHUNK=CHUNK,
-        SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, C_CONSTANT=C.ndim == 2, FULL=plan.full(FORWARD),
-        EXACT=plan.exact, NEAR=is_compiled(scan_forward), **early(overlap), **OPTIONS,
+        D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=FORWARD.block * warps, TILE=plan.tile(FORWARD),
+        CHUNK=CHUNK, SOFTPLUS=delta_softplus, B_CONSTANT=B.ndim == 2, C_CONSTANT=C.ndim == 2, FULL=plan.full(FORWARD),
+        EXACT=plan.exact, NEAR=is_compiled(scan_forward), num_warps=warps, **early(overlap), **OPTIONS,
     )  # fmt: skip
     return y, final[:, :d_state].transpose(1, 2).contiguous(), saved
 
@@ -200,19 +203,19 @@ def _backward(
     A_t, B_t, C_t = plan.transposed(A), plan.in_time(B), plan.in_time(C)
     dfinal = plan.states(dfinal)
     starts = plan.padded(starts)
-    segment_length, segments, parts_of_segment = plan.segments(BACKWARD, PART_ADJOINTS)
+    segment_length, segments, parts_of_segment = plan.segments(BACKWARD, PART_ADJOINTS, unit=CHUNK)
     if segments > 1:
         part_length = segment_length // parts_of_segment
         parts = -(-plan.padded_length // part_length) - parts_of_segment  # nobody asks for what leaves the first
         decay, local = torch.empty(2, parts, batch, plan.d_state, channels, **f32)
         launch(
-            part_adjoints, (plan.programs(PART_ADJOINTS), parts),
+            part_adjoints, (plan.warps(PART_ADJOINTS), parts),
             delta, A_t, C_t, z, delta_bias, starts, dout, decay, local,
             length, plan.padded_length, channels, plan.groups, 0, parts_of_segment, part_length,
             delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
-            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_ADJOINTS.block, TILE=PART_ADJOINTS.tile,
-            SOFTPLUS=delta_softplus, C_CONSTANT=C_constant, FULL=plan.full(PART_ADJOINTS),
-            EXACT=plan.exact, NEAR=is_compiled(part_adjoints), **OPTIONS,
+            D_STATE=plan.d_state, STATES=plan.states_at_once(16), BLOCK=PART_ADJOINTS.block,
+            TILE=plan.tile(PART_ADJOINTS), SOFTPLUS=delta_softplus, C_CONSTANT=C_constant,
+            FULL=plan.full(PART_ADJOINTS), EXACT=plan.exact, NEAR=is_compiled(part_adjoints), num_warps=1, **OPTIONS,
         )  # fmt: skip
         dfinal = plan.carried(decay, local, dfinal, segments, parts_of_segment, back=True, overlap=False)
     per_segment = (segments, batch, plan.d_state, channels)
@@ -223,19 +226,20 @@ def _backward(
     dD = torch.empty(segments, batch, channels, **f32)
     dbias = torch.empty(segments, batch, channels, **f32)
     dinitial = torch.empty(batch, plan.d_state, channels, **f32)
-    tiles = CHUNK // BACKWARD.tile
-    scratch = torch.empty(plan.programs(BACKWARD) * segments, tiles, plan.d_state, BACKWARD.block, **f32)
+    states = plan.states_at_once(SUM_ROWS // plan.tile(BACKWARD))
+    tile = SUM_ROWS // states
+    scratch = torch.empty(plan.warps(BACKWARD) * segments, CHUNK // tile, plan.d_state, BACKWARD.block, **f32)
     exact = max(torch.finfo(t.dtype).eps for t in (B, C)) < torch.finfo(torch.bfloat16).eps
     launch(
-        scan_backward, (plan.programs(BACKWARD), segments),
+        scan_backward, (plan.warps(BACKWARD), segments),
         u, delta, A_t, B_t, C_t, D, z, delta_bias, starts, saved, dout, dfinal, scratch,
         du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial,
         length, plan.padded_length, channels, plan.groups, 0, segment_length,
         u.stride(0), u.stride(1), delta.stride(0), delta.stride(1), *plan.strides(z), dout.stride(0), dout.stride(1),
-        D_STATE=plan.d_state, STATES=plan.states_at_once(4), BLOCK=BACKWARD.block, TILE=BACKWARD.tile, CHUNK=CHUNK,
+        D_STATE=plan.d_state, STATES=states, BLOCK=BACKWARD.block, TILE=tile, CHUNK=CHUNK,
         SOFTPLUS=delta_softplus, B_CONSTANT=B_constant, C_CONSTANT=C_constant, FULL=plan.full(BACKWARD),
         PRECISION="tf32x3" if exact else "tf32", EXACT=plan.exact,
-        NEAR=plan.full(BACKWARD) and is_compiled(scan_backward), **OPTIONS,
+        NEAR=plan.full(BACKWARD) and is_compiled(scan_backward), num_warps=1, **OPTIONS,
     )  # fmt: skip
     return (
         du,
@@ -310,15 +314,27 @@ class Plan:
         self.padded_length = self.chunks * CHUNK
 
     def blocks(self, of: Pass) -> int:
-        """Programs that the channels of a group need."""
+        """Warps that the channels of a group need."""
         return -(-self.channels // (self.groups * of.block))
 
-    def programs(self, of: Pass) -> int:
-        """Programs that a segment needs."""
+    def warps(self, of: Pass) -> int:
+        """Warps that a segment needs."""
         return self.batch * self.groups * self.blocks(of)
 
+    def warps_of_program(self, of: Pass, segments: int) -> int:
+        """As many as there can be without a scheduler left idle.
+
+        Of two warps on a scheduler the older one goes first and ends first, and the other is then alone. Those of one
+        program are of an age: they take turns and end together.
+        """
+        return math.gcd(self.blocks(of), MOST_WARPS) if self.warps(of) * segments > SCHEDULERS else 1
+
+    def tile(self, of: Pass) -> int:
+        """Steps at once: fewer where arithmetic takes the place of an instruction, for a loop should fit a cache."""
+        return of.exact_tile if self.exact else of.tile
+
     def full(self, of: Pass) -> bool:
-        """Whether every program has all its lanes and steps."""
+        """Whether every warp has all its lanes and steps."""
         return self.length == self.padded_length and self.channels // self.groups % of.block == 0
 
     def saved_shape(self, keep: bool) -> tuple[int, ...]:
@@ -329,13 +345,12 @@ class Plan:
         """States that a kernel handles as one tensor."""
         return min(self.d_state, most)
 
-    def segments(self, main: Pass, first: Pass) -> tuple[int, int, int]:
+    def segments(self, main: Pass, first: Pass, unit: int) -> tuple[int, int, int]:
         """(steps of a segment, segments, parts of a segment) that keep the GPU busy; see `choose_segments`."""
-        length, segments, parts = choose_segments(
-            self.chunks, self.programs(main), self.programs(first), self.batch * self.d_state * self.channels,
-            main, first, -(-MIN_SEGMENT // CHUNK), CHUNK // first.tile,
-        )  # fmt: skip
-        return length * CHUNK, segments, parts
+        states = self.batch * self.d_state * self.channels
+        return choose_segments(
+            self.padded_length, unit, self.warps(main), self.warps(first), states, main, first, MIN_SEGMENT
+        )
 
     def carried(
         self,

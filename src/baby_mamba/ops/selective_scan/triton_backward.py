@@ -40,6 +40,7 @@ from baby_mamba.ops.selective_scan.triton_forward import (
     per_channel,
     sigmoid,
     step_size,
+    store_rows,
     store_states,
     unpacked,
     zero_states,
@@ -61,10 +62,24 @@ def add_over_channels(sums, term, i, STATES: tl.constexpr, PRECISION: tl.constex
 
 
 @triton.jit
-def store_channel_sums(pointer, sums, D_STATE: tl.constexpr, STATES: tl.constexpr):
-    """Write the finished sums of a block of states: (4 steps, STATES) at `pointer`."""
+def store_channel_sums(
+    C_ptr, B_ptr, C_sums, B_sums,
+    D_STATE: tl.constexpr, STATES: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr,
+):  # fmt: skip
+    """Write the finished sums of a block of states, (steps, STATES) with 16 of them, at `C_ptr` and at `B_ptr`.
+
+    Of what is constant there is nothing to write. Both together are a number for each lane, and one store.
+    """
     row = tl.arange(0, 16)
-    tl.store(pointer + row // STATES * D_STATE + row % STATES, sums)
+    if B_CONSTANT and not C_CONSTANT:
+        tl.store(C_ptr + row // STATES * D_STATE + row % STATES, C_sums)
+    elif C_CONSTANT and not B_CONSTANT:
+        tl.store(B_ptr + row // STATES * D_STATE + row % STATES, B_sums)
+    elif not B_CONSTANT:
+        lane = tl.arange(0, 32)
+        row = lane // 2
+        pointer = tl.where(lane % 2 == 0, C_ptr, B_ptr) + row // STATES * D_STATE + row % STATES
+        tl.store(pointer, tl.reshape(tl.join(C_sums, B_sums), (32,)))
 
 
 @triton.jit
@@ -235,10 +250,10 @@ def scan_backward(
                     state_next = tl.load(scratch_ptr + tile_ahead * (D_STATE * BLOCK))
                 # The sums of the block before are only stored below the loads: the compiler moves no load past a store.
                 if j > 0:
-                    if not C_CONSTANT:
-                        store_channel_sums(dC_ptr + sums_row + t * D_STATE + (j - 1) * STATES, C_sums, D_STATE, STATES)
-                    if not B_CONSTANT:
-                        store_channel_sums(dB_ptr + sums_row + t * D_STATE + (j - 1) * STATES, B_sums, D_STATE, STATES)
+                    here = sums_row + t * D_STATE + (j - 1) * STATES
+                    store_channel_sums(
+                        dC_ptr + here, dB_ptr + here, C_sums, B_sums, D_STATE, STATES, B_CONSTANT, C_CONSTANT
+                    )
                 # forward through the tile
                 state = state_first
                 befores = ()
@@ -268,8 +283,7 @@ def scan_backward(
                 ys = new_ys
                 if C_CONSTANT:
                     new_dC += (dCj,)
-                else:
-                    C_sums = tl.sum(C_sum, 1)
+                C_sums = tl.sum(C_sum, 1)
                 # back through the tile
                 qj = q[j]
                 dAj = dA[j]
@@ -293,8 +307,7 @@ def scan_backward(
                 new_dA += (dAj,)
                 if B_CONSTANT:
                     new_dB += (dBj,)
-                else:
-                    B_sums = tl.sum(B_sum, 1)
+                B_sums = tl.sum(B_sum, 1)
                 state_first = state_next
             q = new_q
             dA = new_dA
@@ -302,11 +315,11 @@ def scan_backward(
                 dB = new_dB
             if C_CONSTANT:
                 dC = new_dC
-            last_sums = sums_row + t * D_STATE + (COUNT - 1) * STATES
-            if not C_CONSTANT:
-                store_channel_sums(dC_ptr + last_sums, C_sums, D_STATE, STATES)
-            if not B_CONSTANT:
-                store_channel_sums(dB_ptr + last_sums, B_sums, D_STATE, STATES)
+            here = sums_row + t * D_STATE + (COUNT - 1) * STATES
+            store_channel_sums(dC_ptr + here, dB_ptr + here, C_sums, B_sums, D_STATE, STATES, B_CONSTANT, C_CONSTANT)
+            dus = ()
+            ddeltas = ()
+            dzs = ()
             for i in tl.static_range(TILE):
                 u = us[i].to(tl.float32)
                 ddelta = dss[i] + u * dxs[i]
@@ -316,15 +329,18 @@ def scan_backward(
                     ddelta = tl.where(inside & (t + i < length), ddelta, 0.0)
                 chunk_dD += dys[i] * u
                 chunk_dbias += ddelta
-                here = first_row + (t + i) * row
-                valid = tl.full((BLOCK,), 1, tl.int1) if FULL else inside & (t + i < length)
-                tl.store(du_ptr + here, (D * dys[i] + deltas[i] * dxs[i]).to(du_ptr.dtype.element_ty), valid)
-                tl.store(ddelta_ptr + here, ddelta.to(ddelta_ptr.dtype.element_ty), valid)
+                dus += ((D * dys[i] + deltas[i] * dxs[i]).to(du_ptr.dtype.element_ty),)
+                ddeltas += (ddelta.to(ddelta_ptr.dtype.element_ty),)
                 if z_ptr is not None:
                     z = zs[i].to(tl.float32)
                     gate = sigmoid(z, EXACT)
                     dz = douts[i].to(tl.float32) * ys[i] * (gate + z * gate * (1 - gate))
-                    tl.store(dz_ptr + here, dz.to(dz_ptr.dtype.element_ty), valid)
+                    dzs += (dz.to(dz_ptr.dtype.element_ty),)
+            to = first_row + t * row
+            store_rows(du_ptr + to, row, dus, length - t, inside, TILE, FULL)
+            store_rows(ddelta_ptr + to, row, ddeltas, length - t, inside, TILE, FULL)
+            if z_ptr is not None:
+                store_rows(dz_ptr + to, row, dzs, length - t, inside, TILE, FULL)
             us = load_rows(u_ptr + ahead * u_row, u_row, length - ahead, inside, TILE, FULL)
             raws = load_rows(delta_ptr + ahead * delta_row, delta_row, length - ahead, inside, TILE, FULL)
             douts = load_rows(dout_ptr + ahead * dout_row, dout_row, length - ahead, inside, TILE, FULL)

@@ -121,6 +121,16 @@ def load_rows(pointer, stride, steps_left, inside, COUNT: tl.constexpr, FULL: tl
 
 
 @triton.jit
+def store_rows(pointer, stride, rows, steps_left, inside, COUNT: tl.constexpr, FULL: tl.constexpr):
+    """The reverse of `load_rows`."""
+    for i in tl.static_range(COUNT):
+        if FULL:
+            tl.store(pointer + i * stride, rows[i])
+        else:
+            tl.store(pointer + i * stride, rows[i], inside & (i < steps_left))
+
+
+@triton.jit
 def once_here(x, rows, zero, COUNT: tl.constexpr):
     """x in float32, but not before `COUNT` rows have come from memory; `zero` is 0, which the compiler does not know.
 
@@ -250,20 +260,23 @@ def input_rows(
 
 
 @triton.jit(do_not_specialize=[
-    "length", "padded_length", "groups", "zero", "segment_length",
+    "length", "padded_length", "groups", "zero", "segment_length", "keep",
 ])  # fmt: skip
 def scan_forward(
     u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, initial_ptr, starts_ptr,
     y_ptr, final_ptr, saved_ptr,
-    length, padded_length, channels: tl.constexpr, groups, zero, segment_length,
+    length, padded_length, channels: tl.constexpr, groups, zero, segment_length, keep,
     u_batch, u_row: tl.constexpr, delta_batch, delta_row: tl.constexpr, z_batch, z_row: tl.constexpr,
     D_STATE: tl.constexpr, STATES: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONSTANT: tl.constexpr, C_CONSTANT: tl.constexpr, FULL: tl.constexpr,
     EXACT: tl.constexpr, NEAR: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """y, the state at the start of every chunk (batch, chunk, d_state, channels), and the final state."""
+    """y, the final state and, if `keep`, the state at the start of every chunk (batch, chunk, d_state, channels).
+
+    `keep` is not known to the compiler, for the branch in which states are stored keeps loads of rows above it.
+    """
     COUNT: tl.constexpr = D_STATE // STATES
-    batch, group, channel, inside = locate(channels, groups, zero, BLOCK)
+    batch, group, channel, inside = locate(channels, groups, zero, BLOCK, PAIRS=FULL)
     segment = tl.program_id(1).to(tl.int64)
     begin = segment * segment_length
     end = tl.minimum(begin + segment_length, padded_length)
@@ -286,10 +299,8 @@ def scan_forward(
     y_row: tl.constexpr = channels
     if z_ptr is not None:
         z_ptr += batch * z_batch + channel
-    final_states = of_states(final_ptr + state_of_batch, channels, channel, STATES)
-    if saved_ptr is not None:
-        saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels
-        saved_ptr = of_states(saved_ptr, channels, channel, STATES)
+    saved_ptr += batch * (padded_length // CHUNK) * D_STATE * channels
+    saved_ptr = of_states(saved_ptr, channels, channel, STATES)
 
     wait(OVERLAP)
     if initial_ptr is not None:
@@ -307,9 +318,10 @@ def scan_forward(
     C = input_rows(C_ptr, begin, 0, channels, D_STATE, STATES, C_CONSTANT)
     B_next = input_rows(B_ptr, begin, 1, channels, D_STATE, STATES, B_CONSTANT)
     C_next = input_rows(C_ptr, begin, 1, channels, D_STATE, STATES, C_CONSTANT)
+    delta = step_size(raws[0], bias, inside & (begin < length), SOFTPLUS, FULL)
     for t in range(begin, end, TILE):
-        # Loads run ahead of their use, those of the next tile by a tile and those of the next step by a step. The store
-        # at the end of each step keeps them there: the compiler moves no load past a store; else it would sink it.
+        # Loads run ahead of their use, those of rows by a tile and those of B and C by two steps; the step size is
+        # computed a step ahead.
         ahead = tl.minimum(t + TILE, end - TILE)  # the last tile loads itself again
         if NEAR and not B_CONSTANT:
             bring_inputs_near(B_rows, ahead, D_STATE, TILE)
@@ -320,13 +332,9 @@ def scan_forward(
         zs_ahead = us_ahead
         if z_ptr is not None:
             zs_ahead = load_rows(z_ptr + ahead * z_row, z_row, length - ahead, inside, TILE, FULL)
-        if saved_ptr is not None:
-            if t % CHUNK == 0:
-                store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
-        elif zero != 0:
-            # Never. But the branch keeps the loads of rows above it, as the one above does; else they come so late that
-            # the kernel takes a tenth more.
-            store_states(final_states, channels, mask, h, COUNT, STATES)
+        if (t % CHUNK == 0) & (keep != 0):
+            store_states(saved_ptr + (t // CHUNK) * D_STATE * channels, channels, mask, h, COUNT, STATES)
+        ys = ()
         for i in tl.static_range(TILE):
             if i + 2 < TILE:
                 B_ahead = input_rows(B_ptr, t, i + 2, channels, D_STATE, STATES, B_CONSTANT)
@@ -334,8 +342,14 @@ def scan_forward(
             else:
                 B_ahead = input_rows(B_ptr, ahead, i + 2 - TILE, channels, D_STATE, STATES, B_CONSTANT)
                 C_ahead = input_rows(C_ptr, ahead, i + 2 - TILE, channels, D_STATE, STATES, C_CONSTANT)
+            if i + 1 < TILE:
+                delta_next = step_size(raws[i + 1], bias, inside & (t + i + 1 < length), SOFTPLUS, FULL)
+            else:
+                delta_next = step_size(raws_ahead[0], bias, inside & (ahead < length), SOFTPLUS, FULL)
+            if z_ptr is not None:
+                z = zs[i].to(tl.float32)
+                gate = z * sigmoid(z, EXACT)
             u = us[i].to(tl.float32)
-            delta = step_size(raws[i], bias, inside & (t + i < length), SOFTPLUS, FULL)
             y = D * u
             if i == TILE - 3:
                 y = once_here(y, us_ahead + raws_ahead + zs_ahead, zero, 3 * TILE)
@@ -350,19 +364,17 @@ def scan_forward(
                 y += tl.sum(after[j] * unpacked(C[j]), 1)
             h = after
             if z_ptr is not None:
-                z = zs[i].to(tl.float32)
-                y = y * (z * sigmoid(z, EXACT))
-            row_ptr = y_ptr + (t + i) * y_row
-            if FULL:
-                tl.store(row_ptr, y.to(y_ptr.dtype.element_ty))
-            else:
-                tl.store(row_ptr, y.to(y_ptr.dtype.element_ty), inside & (t + i < length))
+                y = y * gate
+            ys += (y.to(y_ptr.dtype.element_ty),)
+            delta = delta_next
             B = B_next
             C = C_next
             B_next = B_ahead
             C_next = C_ahead
+        store_rows(y_ptr + t * y_row, y_row, ys, length - t, inside, TILE, FULL)
         us = us_ahead
         raws = raws_ahead
         zs = zs_ahead
     if end == padded_length:
+        final_states = of_states(final_ptr + state_of_batch, channels, channel, STATES)
         store_states(final_states, channels, mask, h, COUNT, STATES)
