@@ -145,16 +145,16 @@ def draw_loads() -> Figure:
     figure, ax = diagram(10.6, 4.9)
     plans = (
         ("As written", "load the next tile's rows first,\nto have them in time", ["load", 0, 1, 2, 3, "use"]),
-        ("As compiled, stores at the end", "the load sinks to its use:\nit saves registers",
+        ("As compiled", "the load sinks to its use:\nit saves registers",
          [0, 1, 2, 3, "load", "use"]),
-        ("With a store after each step", "no load may pass a store\nthat might change what it reads",
-         ["load", 0, "store", 1, "store", 2, "store", 3, "store", "use"]),
+        ("With a store below it", "no load may pass a store\nthat might change what it reads",
+         ["load", "store", 0, 1, 2, 3, "use"]),
     )  # fmt: skip
     for i, (heading, why, lines) in enumerate(plans):
         left = 0.35 + 3.47 * i
         title(ax, left, 4.6, heading)
         note(ax, left, 4.12, why)
-        heights = {"load": 0.3, "store": 0.17, "use": 0.3}
+        heights = {"load": 0.3, "store": 0.3, "use": 0.3}
         y = 3.7
         total = sum(heights.get(line, 0.42) for line in lines)
         gap = (3.05 - total) / (len(lines) - 1)
@@ -162,8 +162,8 @@ def draw_loads() -> Figure:
         for line in lines:
             h = heights.get(line, 0.42)
             colour = {"load": BLUE, "store": VERMILLION, "use": GREEN}.get(line, GREY)
-            texts = {"load": "load rows of tile $k+1$", "store": "", "use": "tile $k+1$ uses them"}
-            ax.add_patch(Rectangle((left, y - h), 2.35, h, fc=colour, alpha=0.9 if line == "store" else 0.2, ec="none"))
+            texts = {"load": "load rows of tile $k+1$", "store": "store states, if kept", "use": "tile $k+1$ uses them"}
+            ax.add_patch(Rectangle((left, y - h), 2.35, h, fc=colour, alpha=0.4 if line == "store" else 0.2, ec="none"))
             note(ax, left + 1.175, y - h / 2, texts.get(line, f"arithmetic of step {line}"), colour=BLACK, ha="center")
             places[line] = y - h / 2
             y -= h + gap
@@ -172,7 +172,7 @@ def draw_loads() -> Figure:
         far = places["load"] - places["use"] > 1
         text = "time for\nthe data\nto come" if far else "the warp\nwaits"
         note(ax, x + 0.08, (places["load"] + places["use"]) / 2, text, colour=BLUE if far else VERMILLION)
-    note(ax, 0.35, 0.3, "Red: the store of a step's output. Four of the eight steps of a tile are drawn.")
+    note(ax, 0.35, 0.3, "Four of the eight steps of a tile are drawn.")
     return figure
 
 
@@ -388,7 +388,7 @@ def logged_times() -> list[tuple[str, list[float]]]:
     text = (DOCS / "kernel_log.md").read_text(encoding="utf-8")
     table = re.search(r"## As it stands\n.*?\n\n(\|.*?)\n\n", text, flags=re.DOTALL).group(1)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-    return [(shape, [float(x) for x in (forward, backward, *floors)]) for shape, forward, backward, _, *floors in rows]
+    return [(shape, [float(x) for x in numbers]) for shape, *numbers in rows]
 
 
 def draw_time() -> Figure:

@@ -1,8 +1,9 @@
 r"""The forward pass of the selective scan as Triton kernels.
 
-One program, a warp, runs `BLOCK` channels of one batch entry over one segment of time. A lane owns two channels (in the
-backward pass one): their states stay in registers, consecutive lanes read consecutive channels, and lanes never
-exchange anything. Step by step, with log2(e) folded into A so that the hardware's base-2 exponential serves,
+A program runs `BLOCK` channels of one batch entry over one segment of time, 64 channels to each of its warps. A lane
+owns two channels (in the backward pass one): their states stay in registers, consecutive lanes read consecutive
+channels, and lanes never exchange anything. Step by step, with log2(e) folded into A so that the hardware's base-2
+exponential serves,
 
     delta_t = softplus(delta_t + delta_bias)
     h_t     = 2^(delta_t A log2 e) h_{t-1} + delta_t u_t B_t
@@ -85,8 +86,8 @@ def locate(channels, groups, zero, BLOCK: tl.constexpr, PAIRS: tl.constexpr = Fa
     """(batch entry, group, channel of each lane, whether the lane has one); no block of channels straddles groups.
 
     `zero` is 0, which the compiler does not know: it hides that the first channel is aligned. Otherwise a thread would
-    be given four neighbouring channels, and the states of a channel would be spread over lanes. With `PAIRS` (64
-    channels, of which each lane has two) an alignment of two is left: they are neighbours, which one instruction loads.
+    be given four neighbouring channels, and the states of a channel would be spread over lanes. With `PAIRS` (two
+    channels to a lane, all there) an alignment of two is left: they are neighbours, which one instruction loads.
     """
     channels_per_group = channels // groups
     blocks = tl.cdiv(channels_per_group, BLOCK)
