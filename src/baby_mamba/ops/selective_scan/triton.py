@@ -322,7 +322,7 @@ class Plan:
         return self.batch * self.groups * self.blocks(of)
 
     def warps_of_program(self, of: Pass, segments: int) -> int:
-        """As many as there can be without a scheduler left idle.
+        """Up to `MOST_WARPS`, where some scheduler gets two warps in any case.
 
         Of two warps on a scheduler the older one goes first and ends first, and the other is then alone. Those of one
         program are of an age: they take turns and end together.
