@@ -227,7 +227,7 @@ def _backward(
     dbias = torch.empty(segments, batch, channels, **f32)
     dinitial = torch.empty(batch, plan.d_state, channels, **f32)
     states = plan.states_at_once(SUM_ROWS // plan.tile(BACKWARD))
-    tile = SUM_ROWS // states
+    tile = SUM_ROWS // states  # plan.tile(BACKWARD), or more where there are fewer states than that leaves room for
     scratch = torch.empty(plan.warps(BACKWARD) * segments, CHUNK // tile, plan.d_state, BACKWARD.block, **f32)
     exact = max(torch.finfo(t.dtype).eps for t in (B, C)) < torch.finfo(torch.bfloat16).eps
     launch(
@@ -330,7 +330,7 @@ class Plan:
         return math.gcd(self.blocks(of), MOST_WARPS) if self.warps(of) * segments > SCHEDULERS else 1
 
     def tile(self, of: Pass) -> int:
-        """Steps at once: fewer where arithmetic takes the place of an instruction, for a loop should fit a cache."""
+        """Steps at once; fewer where exponentials are arithmetic, or the loop outgrows the cache for instructions."""
         return of.exact_tile if self.exact else of.tile
 
     def full(self, of: Pass) -> bool:
