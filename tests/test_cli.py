@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -195,6 +195,16 @@ def test_generate_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Output())
     assert run("generate", "--run", "run") == 0
     assert len({len(text) for text in flushed}) > 10  # of 12; only unknown characters wait for the next one
+
+
+def test_notices_stand_above_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("-c", "job.ini", "--set", "model_config.backend=auto") == 0
+    monkeypatch.setattr("baby_mamba.ops.backend._chosen", {})  # as in a new process: each backend is announced
+    with redirect_stdout(io.StringIO()) as shown, redirect_stderr(shown):
+        assert run("generate", "--run", "run", "--prompt", "fox ") == 0
+    notices, _, text = shown.getvalue().partition("fox ")
+    assert "selective_scan: cpu backend on cpu\n" in notices
+    assert "backend" not in text
 
 
 def test_generated_text_is_kept_only_where_asked() -> None:

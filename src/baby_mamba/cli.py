@@ -235,8 +235,10 @@ def _generate(args: argparse.Namespace) -> int:
     if args.interactive:
         return _write_in_turns(session, generation, prompt)
     text = generation.prompt if prompt is None else prompt
+    pieces = _go_on(session, generation, text)
+    text += next(pieces, "")  # what is logged meanwhile, such as which backend runs, then stands above the text
     print(text, end="", flush=True)
-    for piece in _go_on(session, generation, text):
+    for piece in pieces:
         print(piece, end="", flush=True)
         text += piece
     print()
